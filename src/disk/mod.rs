@@ -9,6 +9,16 @@ use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
 
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
+#[cfg(unix)]
+pub use unix::{Dir, SystemDisk};
+#[cfg(windows)]
+pub use windows::{Dir, SystemDisk};
+
 /// What tells one file of a disk from all others while it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId {

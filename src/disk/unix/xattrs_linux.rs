@@ -1,0 +1,116 @@
+//! Extended attributes and ACLs of the file that is replaced.
+
+use std::ffi::{CStr, OsStr};
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+
+use super::{Dir, Disk, SystemDisk};
+
+const ACL: &CStr = c"system.posix_acl_access";
+
+/// What holds for the old content only: the rights of a program, and sums over its bytes.
+const NEVER_COPIED: [&CStr; 3] = [c"security.capability", c"security.ima", c"security.evm"];
+
+pub(super) fn copy(dir: &Dir, name: &OsStr, to: &File) -> io::Result<()> {
+    let mut source = Source::path(dir, name);
+    let names = match source.list() {
+        // The file is gone, or there is no /proc.
+        Err(Errno::NOENT) => {
+            source = Source::File(SystemDisk.open(dir, name, false)?);
+            source.list()
+        }
+        other => other,
+    };
+    let names = match names {
+        Ok(names) => names,
+        Err(error) if is_left_out(error) => Vec::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let mut has_acl = false;
+    for attribute in names.split_inclusive(|byte| *byte == 0) {
+        let Ok(attribute) = CStr::from_bytes_with_nul(attribute) else {
+            continue;
+        };
+        has_acl |= attribute == ACL;
+        if NEVER_COPIED.contains(&attribute) {
+            continue;
+        }
+        match source
+            .get(attribute)
+            .and_then(|value| set(to, attribute, &value))
+        {
+            Err(error) if !is_left_out(error) => return Err(error.into()),
+            _ => {}
+        }
+    }
+    if !has_acl {
+        remove_inherited_acl(to)?;
+    }
+    Ok(())
+}
+
+/// Where the attributes come from.
+enum Source {
+    /// By name and without opening: whoever may replace a file need not be allowed to read it.
+    Path(PathBuf),
+    File(File),
+}
+
+impl Source {
+    fn path(dir: &Dir, name: &OsStr) -> Source {
+        let mut path = PathBuf::from(format!("/proc/self/fd/{}", dir.0.as_raw_fd()));
+        path.push(name);
+        Source::Path(path)
+    }
+
+    /// The names, each ended by a zero byte.
+    fn list(&self) -> Result<Vec<u8>, Errno> {
+        grow(|buffer| match self {
+            Source::Path(path) => rustix::fs::llistxattr(path, buffer),
+            Source::File(file) => rustix::fs::flistxattr(file, buffer),
+        })
+    }
+
+    fn get(&self, attribute: &CStr) -> Result<Vec<u8>, Errno> {
+        grow(|buffer| match self {
+            Source::Path(path) => rustix::fs::lgetxattr(path, attribute, buffer),
+            Source::File(file) => rustix::fs::fgetxattr(file, attribute, buffer),
+        })
+    }
+}
+
+/// Calls again with a larger buffer while the kernel says that this one is too small. It allows 64 KiB.
+fn grow(mut call: impl FnMut(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
+    let mut small = [0; 256];
+    match call(&mut small) {
+        Err(Errno::RANGE) => {}
+        Ok(len) => return Ok(small[..len].to_vec()),
+        Err(error) => return Err(error),
+    }
+    let mut large = vec![0; 1 << 16];
+    let len = call(&mut large)?;
+    large.truncate(len);
+    Ok(large)
+}
+
+fn set(to: &File, attribute: &CStr, value: &[u8]) -> Result<(), Errno> {
+    rustix::fs::fsetxattr(to, attribute, value, XattrFlags::empty())
+}
+
+/// The default ACL of a directory goes to what is made in it; the file that is replaced had none.
+fn remove_inherited_acl(to: &File) -> io::Result<()> {
+    match rustix::fs::fremovexattr(to, ACL) {
+        Err(error) if !is_left_out(error) => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// No support, no privilege, or removed by somebody since it was listed.
+fn is_left_out(error: Errno) -> bool {
+    [Errno::OPNOTSUPP, Errno::PERM, Errno::ACCESS, Errno::NODATA].contains(&error)
+}
