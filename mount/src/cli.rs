@@ -1,0 +1,309 @@
+//! What can be said on the command line.
+
+use std::path::PathBuf;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Bytes of dropped drafts that are kept unless `--salvage` says otherwise.
+const SALVAGE_DEFAULT: &str = "1G";
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "polystore",
+    version,
+    about = "Makes a directory in which every program writes files safely, unchanged",
+    long_about = "Makes a directory in which every program writes files safely, unchanged.\n\n\
+        A file that is being written in the mount is seen by others in its old version until \
+        the writer closes it; then the new version appears in one step. A writer that is killed \
+        changes nothing.",
+    after_help = "Example:\n  \
+        polystore mount --daemon ./data ./safe\n  \
+        sort ./safe/names.txt > ./safe/names.txt\n  \
+        polystore unmount ./safe",
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Mount a directory so that programs write safely in it
+    Mount(MountArgs),
+    /// Unmount, and wait until everything that was being published is in place
+    Unmount(UnmountArgs),
+    /// List and restore what was written but never became a version
+    Salvage(SalvageArgs),
+    /// Print a completion script for a shell
+    #[command(after_help = "Example:\n  \
+        polystore completions bash > ~/.local/share/bash-completion/completions/polystore")]
+    Completions {
+        /// The shell to write it for
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Mount the directory DATA at MOUNTPOINT, so that programs write safely there.\n\n\
+        With one directory, mount it over itself: its files are then reached through polystore \
+        only, until it is unmounted.\n\n\
+        DATA stays an ordinary directory, readable without polystore. Runs in the foreground \
+        until it is unmounted or gets SIGINT, SIGTERM or SIGHUP; a second signal ends it at once. \
+        A MOUNTPOINT that does not exist is made, and stays; one that a dead mount was left on \
+        is cleared first.",
+    after_help = "Examples:\n  \
+        polystore mount ./data ./safe               until Ctrl-C, or `polystore unmount ./safe`\n  \
+        polystore mount --daemon ./data ./safe      returns as soon as ./safe can be used\n  \
+        polystore mount --direct 'pgdata/' ~/work   over itself, ~/work/pgdata written in place"
+)]
+pub struct MountArgs {
+    /// The directory that holds the files
+    #[arg(value_name = "DATA")]
+    pub data: PathBuf,
+
+    /// Where programs are to find them: an empty directory, or DATA itself [default: DATA]
+    #[arg(value_name = "MOUNTPOINT")]
+    pub mountpoint: Option<PathBuf>,
+
+    /// Return once the mount can be used, and serve it in the background
+    #[arg(short, long)]
+    pub daemon: bool,
+
+    /// What a power cut may do to a file that was closed
+    #[arg(long, value_enum, default_value_t = Durability::Ordered, value_name = "LEVEL")]
+    pub durability: Durability,
+
+    /// Write files that match PATTERN in place, as without polystore (repeatable)
+    ///
+    /// The pattern is one line of a .gitignore file, relative to DATA: `*.db`, `pgdata/`.
+    /// It adds to the defaults: *.log, nohup.out, *.pid, .*.sw[a-p]
+    #[arg(long, value_name = "PATTERN", value_parser = NonEmptyStringValueParser::new())]
+    pub direct: Vec<String>,
+
+    /// Leave out the default patterns of --direct
+    #[arg(long)]
+    pub no_default_direct: bool,
+
+    /// How much to keep of what was written but never became a version: 500M, 1G; 0 keeps nothing
+    #[arg(long, value_name = "SIZE", default_value = SALVAGE_DEFAULT, value_parser = parse_size)]
+    pub salvage: u64,
+
+    /// Let other users into the mount, with the rights they have in DATA
+    #[arg(long)]
+    pub allow_other: bool,
+
+    /// Refuse every change
+    #[arg(long)]
+    pub read_only: bool,
+
+    /// What to report on standard error, or in --log-file
+    #[arg(long, value_enum, default_value_t = LogLevel::Warn, value_name = "LEVEL")]
+    pub log: LogLevel,
+
+    /// Append the log to FILE; with --daemon and without this, nothing is logged once it runs
+    #[arg(long, value_name = "FILE")]
+    pub log_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  polystore unmount ./safe")]
+pub struct UnmountArgs {
+    /// The directory that `polystore mount` was given
+    pub mountpoint: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    long_about = "List and restore what was written but never became a version: drafts of writers \
+        that were killed, and drafts that could not be written to the end.\n\n\
+        It is kept in DATA/.polystore/salvage, up to the size that `polystore mount --salvage` \
+        was given.",
+    after_help = "Example:\n  polystore salvage list ./safe\n  \
+        polystore salvage restore ./safe ID --to rescued.txt"
+)]
+pub struct SalvageArgs {
+    #[command(subcommand)]
+    pub command: SalvageCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum SalvageCommand {
+    /// Show what is kept, with the ID that `restore` wants
+    List {
+        /// The data directory, or where it is mounted
+        #[arg(default_value = ".")]
+        dir: PathBuf,
+        /// Print a JSON array instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put one of them back as a file
+    Restore {
+        /// The data directory, or where it is mounted
+        dir: PathBuf,
+        /// Which one: an ID that `polystore salvage list` shows
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        id: String,
+        /// Restore to FILE instead of the place it was written for
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+        /// Replace a file that is there already
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Durability {
+    /// Nothing is waited for; a power cut may tear files
+    None,
+    /// After a power cut each file is whole, old or new
+    Ordered,
+    /// close() returns when the new version is on the disk
+    Full,
+}
+
+impl From<Durability> for polystore::Durability {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::None => polystore::Durability::None,
+            Durability::Ordered => polystore::Durability::Ordered,
+            Durability::Full => polystore::Durability::Full,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl From<LogLevel> for log::LevelFilter {
+    fn from(level: LogLevel) -> Self {
+        match level {
+            LogLevel::Off => log::LevelFilter::Off,
+            LogLevel::Error => log::LevelFilter::Error,
+            LogLevel::Warn => log::LevelFilter::Warn,
+            LogLevel::Info => log::LevelFilter::Info,
+            LogLevel::Debug => log::LevelFilter::Debug,
+            LogLevel::Trace => log::LevelFilter::Trace,
+        }
+    }
+}
+
+/// Reads a number of bytes: digits, and K, M, G or T (powers of 1024), optionally as KiB, MiB ...
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    if number.is_empty() {
+        return Err("expected a number of bytes, such as 0, 4096, 500M or 1G".into());
+    }
+    let shift = match unit.to_ascii_lowercase().as_str() {
+        "" | "b" => 0,
+        "k" | "kib" => 10,
+        "m" | "mib" => 20,
+        "g" | "gib" => 30,
+        "t" | "tib" => 40,
+        _ => {
+            return Err(format!(
+                "unknown unit '{unit}': use K, M, G or T (powers of 1024)"
+            ));
+        }
+    };
+    number
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or_else(|| "too large".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn mount(args: &[&str]) -> Result<MountArgs, clap::Error> {
+        let line = ["polystore", "mount"].iter().chain(args);
+        match Cli::try_parse_from(line)?.command {
+            Command::Mount(args) => Ok(args),
+            other => panic!("not a mount: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("0"), Ok(0));
+        assert_eq!(parse_size("4096"), Ok(4096));
+        assert_eq!(parse_size("3k"), Ok(3 << 10));
+        assert_eq!(parse_size("500M"), Ok(500 << 20));
+        assert_eq!(parse_size("1G"), Ok(1 << 30));
+        assert_eq!(parse_size("2TiB"), Ok(2 << 40));
+        for bad in [
+            "", "M", "-1", "+1", "1.5G", "1KB", "1 G", "1GG", " 1", "0x10", "١",
+        ] {
+            assert!(parse_size(bad).is_err(), "{bad:?} was accepted");
+        }
+        assert_eq!(parse_size("16777215T"), Ok(16_777_215 << 40));
+        assert!(parse_size("16777216T").is_err());
+        assert!(parse_size("18446744073709551616").is_err());
+    }
+
+    #[test]
+    fn mount_defaults() {
+        let args = mount(&["data"]).unwrap();
+        assert_eq!(args.mountpoint, None);
+        assert_eq!(args.salvage, 1 << 30);
+        assert_eq!(args.durability, Durability::Ordered);
+        assert_eq!(args.log, LogLevel::Warn);
+        assert!(!args.daemon && !args.allow_other && !args.read_only && !args.no_default_direct);
+    }
+
+    #[test]
+    fn mount_options_anywhere() {
+        let args = mount(&[
+            "data",
+            "-d",
+            "--direct",
+            "*.db",
+            "safe",
+            "--direct=pgdata/",
+            "--durability",
+            "full",
+        ])
+        .unwrap();
+        assert_eq!(args.mountpoint, Some("safe".into()));
+        assert_eq!(args.direct, ["*.db", "pgdata/"]);
+        assert_eq!(args.durability, Durability::Full);
+        assert!(args.daemon);
+    }
+
+    #[test]
+    fn mount_refuses() {
+        for bad in [
+            &["data", "safe", "third"][..],
+            &[],
+            &["data", "--durability", "some"],
+            &["data", "--salvage", "lots"],
+            &["data", "--direct", ""],
+            &["data", "--log", "loud"],
+            &["", "safe"],
+            &["data", ""],
+        ] {
+            assert!(mount(bad).is_err(), "{bad:?} was accepted");
+        }
+    }
+}

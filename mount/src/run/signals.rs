@@ -1,0 +1,95 @@
+//! Ending on SIGINT, SIGTERM and SIGHUP.
+
+use std::fs;
+use std::io;
+use std::thread;
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use signal_hook::low_level::signal_name;
+
+use super::holders;
+use super::mountinfo::{self, Entry};
+use super::unmount::{self, How};
+use crate::quote;
+
+/// Signals that are kept until [`Caught::watch`] takes care of them.
+pub struct Caught(Signals);
+
+impl Caught {
+    /// Catches the signals from now on. What the caller ignores (nohup, a shell's `&`) stays ignored.
+    pub fn new() -> io::Result<Caught> {
+        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let ignored = ignored(&status);
+        let wanted = [SIGINT, SIGTERM, SIGHUP]
+            .into_iter()
+            .filter(|signal| ignored & (1 << (signal - 1)) == 0);
+        Signals::new(wanted).map(Caught)
+    }
+
+    /// At the first signal unmounts `mount`, at the second ends the process at once.
+    pub fn watch(mut self, mount: Entry) -> io::Result<()> {
+        thread::Builder::new()
+            .name("signals".into())
+            .spawn(move || {
+                let mut asked = false;
+                for signal in self.0.forever() {
+                    let name = signal_name(signal).unwrap_or("a signal");
+                    if asked {
+                        log::warn!("{name} again: ending at once");
+                        std::process::exit(128 + signal);
+                    }
+                    log::info!("{name}: unmounting {}", quote::path(&mount.mountpoint));
+                    asked = true;
+                    leave(&mount);
+                }
+            })?;
+        Ok(())
+    }
+}
+
+/// Unmounts `mount`, or takes it out of the tree while somebody still uses it. The process ends
+/// when the kernel says that the mount is gone.
+pub fn leave(mount: &Entry) {
+    // Looked up again: a directory above it may have been renamed, or it may be gone.
+    let Ok(Some(now)) = mountinfo::find(mount.id) else {
+        return;
+    };
+    let Err(error) = unmount::take(&now.mountpoint, How::Plain) else {
+        return;
+    };
+    let path = quote::path(&now.mountpoint);
+    if error.kind() == io::ErrorKind::ResourceBusy {
+        let by = holders::of(mount.id).map_or(String::new(), |who| format!(", used by {who}"));
+        log::warn!("{path}: is busy{by}; detached, and ends with the last use");
+    } else {
+        log::warn!("{path}: {error}; trying to detach it");
+    }
+    if let Err(error) = unmount::take(&now.mountpoint, How::Detach) {
+        log::error!("{path}: cannot be unmounted: {error}");
+    }
+}
+
+/// The mask of ignored signals in the text of /proc/self/status.
+fn ignored(status: &str) -> u64 {
+    status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigIgn:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks() {
+        let status = "Name:\tsh\nSigBlk:\t0000000000000004\nSigIgn:\t0000000000001003\n";
+        assert_eq!(ignored(status), 0x1003);
+        assert_eq!(ignored(""), 0);
+        // The Rust runtime ignores SIGPIPE.
+        let own = fs::read_to_string("/proc/self/status").unwrap();
+        assert_ne!(ignored(&own) & 1 << (libc::SIGPIPE - 1), 0);
+    }
+}
