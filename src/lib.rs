@@ -4,7 +4,20 @@
 //! that the same code runs on Linux, macOS and Windows and on a simulated disk
 //! in the tests.
 
+mod atomic;
 pub mod disk;
+mod error;
+mod json;
+mod lock;
+pub mod stage;
+mod target;
+
+pub use atomic::{
+    AtomicFile, AtomicWriteOptions, atomic_write, atomic_write_bytes, atomic_write_str,
+};
+pub use error::{FileError, FileLockError, FileLockTimeoutError};
+pub use json::{Indent, JsonOptions, UpdateError, atomic_update_json, atomic_write_json};
+pub use lock::{FileLock, LockOptions, file_lock, try_file_lock};
 
 /// How much of a power cut a new version survives.
 ///

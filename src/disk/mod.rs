@@ -19,6 +19,14 @@ pub use unix::{Dir, SystemDisk};
 #[cfg(windows)]
 pub use windows::{Dir, SystemDisk};
 
+mod release;
+
+pub(crate) use release::ReleaseWatch;
+#[cfg(unix)]
+pub(crate) use unix::{id_at, needs_writable, open_lock, unlock};
+#[cfg(windows)]
+pub(crate) use windows::{id_at, needs_writable, open_lock, unlock};
+
 /// What tells one file of a disk from all others while it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId {

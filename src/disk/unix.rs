@@ -228,9 +228,9 @@ impl Disk for SystemDisk {
 
     fn sync_dir(&self, dir: &Dir) -> io::Result<()> {
         match data::sync(dir.as_fd()) {
-            // fsync(2): EINVAL means that this kind of object has nothing to
-            // synchronize. Some file systems say so of all their directories, and
-            // there is no other call that would do more.
+            // EINVAL: the file system has no such operation for its directories (fsync(2); seen on
+            // CIFS before Linux 4.17, VirtualBox shared folders, hostfs). There is no other call
+            // that would do more. Any other error is one.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
             other => other,
         }
@@ -248,6 +248,49 @@ impl Disk for SystemDisk {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// Opens or makes a lock file, following symbolic links. For reading only if it can be locked so:
+/// whoever may read it may take a turn, and to open it for writing has a meaning of its own in a mount.
+pub(crate) fn open_lock(path: &Path, writable: bool) -> io::Result<File> {
+    let access = if writable {
+        OFlags::RDWR
+    } else {
+        OFlags::RDONLY
+    };
+    // NONBLOCK: a FIFO would hang the open.
+    let flags = access | OFlags::CREATE | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    match rustix::io::retry_on_intr(|| rustix::fs::open(path, flags, permissions(0o666))) {
+        // Linux forbids O_CREAT on others' files in sticky directories (fs.protected_regular).
+        Err(Errno::ACCESS) => {
+            let flags = flags.difference(OFlags::CREATE);
+            Ok(File::from(
+                rustix::fs::open(path, flags, Mode::empty()).map_err(|_| Errno::ACCESS)?,
+            ))
+        }
+        other => Ok(File::from(other?)),
+    }
+}
+
+/// Whether `try_lock` failed for want of a writable descriptor.
+pub(crate) fn needs_writable(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::BADF)
+}
+
+/// Which file a path leads to, if to any.
+pub(crate) fn id_at(path: &Path) -> io::Result<Option<FileId>> {
+    match rustix::fs::stat(path) {
+        Ok(stat) => Ok(Some(known(&stat).id)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives up a lock, also for other processes that were forked while it was held.
+pub(crate) fn unlock(file: &File) -> io::Result<()> {
+    Ok(rustix::io::retry_on_intr(|| {
+        rustix::fs::flock(file, FlockOperation::Unlock)
+    })?)
 }
 
 fn open_directory(base: impl AsFd, name: &OsStr, extra: OFlags) -> io::Result<Dir> {

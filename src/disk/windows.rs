@@ -232,6 +232,38 @@ impl Disk for SystemDisk {
     }
 }
 
+/// Opens or makes a lock file. LockFileEx is content with either access.
+pub(crate) fn open_lock(path: &Path, _writable: bool) -> io::Result<File> {
+    patiently(|| {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+    })
+}
+
+/// Whether `try_lock` failed for want of a writable descriptor.
+pub(crate) fn needs_writable(_error: &io::Error) -> bool {
+    false
+}
+
+/// Which file a path leads to, if to any.
+pub(crate) fn id_at(path: &Path) -> io::Result<Option<FileId>> {
+    // No access right is asked for, so that no sharing mode stands in the way.
+    match OpenOptions::new().access_mode(0).open(path) {
+        Ok(file) => Ok(Some(known(&file)?.id)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Gives up a lock.
+pub(crate) fn unlock(file: &File) -> io::Result<()> {
+    fs4::FileExt::unlock(file)
+}
+
 fn patiently<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for pause in PATIENCE {
         match call() {
