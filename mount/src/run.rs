@@ -20,7 +20,7 @@ use crate::{Failure, complain, logging, quote};
 use daemon::Ready;
 use mountinfo::Entry;
 use mountpoint::Place;
-use signals::Caught;
+use signals::{Caught, Own};
 
 /// `polystore mount`.
 pub fn mount(args: MountArgs) -> Result<(), Failure> {
@@ -56,37 +56,46 @@ fn serve(place: Place, options: MountOptions, ready: &mut Ready) -> Result<(), F
     let mounted = match polystore_mount::mount(data, &place.mountpoint, options) {
         Ok(mounted) => mounted,
         Err(error) => {
+            mountpoint::clear_own_dead(&place.mountpoint);
             place.undo();
             return Err(Failure::new(error.to_string()));
         }
     };
-    let told = match mountinfo::mount_at(&place.mountpoint) {
-        Ok(Some(entry)) => look_after(entry, place.data, caught, ready),
-        // Somebody has unmounted it already.
-        _ => ready.tell(),
+    // Nothing there: somebody has unmounted it already.
+    let own = mountinfo::mount_at(&place.mountpoint)
+        .ok()
+        .flatten()
+        .filter(Entry::is_polystore)
+        .map(Own::new);
+    let told = match &own {
+        Some(own) => look_after(own, place.data, caught, ready),
+        None => ready.tell(),
     };
     if told.is_ok() {
         log::info!("{data_shown} is mounted at {shown}");
     }
-    mounted
-        .run()
-        .map_err(|error| Failure::new(format!("{shown}: the mount ended: {error}")))?;
+    let served = mounted.run();
+    if let (Some(own), Err(_)) = (&own, &served) {
+        // Nobody serves it any more.
+        own.leave();
+    }
+    served.map_err(|error| Failure::new(format!("{shown}: the mount ended: {error}")))?;
     told.map_err(fail)?;
     log::info!("{shown} is unmounted");
     Ok(())
 }
 
-/// Sees to it that `mount` can be found and ended, then tells that it is there.
-fn look_after(mount: Entry, data: OwnedFd, caught: Caught, ready: &mut Ready) -> io::Result<()> {
-    let shown = quote::path(&mount.mountpoint);
-    if let Err(error) = serving::announce(&mount, data.into()) {
+/// Sees to it that the mount can be found and ended, then tells that it is there.
+fn look_after(own: &Own, data: OwnedFd, caught: Caught, ready: &mut Ready) -> io::Result<()> {
+    let shown = quote::path(&own.entry.mountpoint);
+    if let Err(error) = serving::announce(&own.entry, data.into()) {
         log::debug!("{shown}: polystore unmount cannot wait for this process: {error}");
     }
     if let Err(error) = ready.tell() {
-        signals::leave(&mount);
+        own.leave();
         return Err(error);
     }
-    if let Err(error) = caught.watch(mount) {
+    if let Err(error) = caught.watch(own.clone()) {
         log::warn!("{shown}: signals end it without unmounting: {error}");
     }
     Ok(())

@@ -72,6 +72,15 @@ pub fn mount_id(path: &Path) -> io::Result<u64> {
     Ok(rustix::fs::statx(CWD, path, flags, StatxFlags::empty())?.stx_mnt_id)
 }
 
+/// A number of the mount at `path` that is never used again, which [`Entry::id`] is as soon as its
+/// mount has gone; `None` on Linux before 6.8.
+pub fn unique_id(path: &Path) -> Option<u64> {
+    const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
+    let known = rustix::fs::statx(CWD, path, flags, MNT_ID_UNIQUE).ok()?;
+    (known.stx_mask & MNT_ID_UNIQUE.bits() != 0).then_some(known.stx_mnt_id)
+}
+
 /// What tells the file behind `path` from all others: device and inode.
 pub fn file_id(path: &Path) -> io::Result<(u32, u32, u64)> {
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;

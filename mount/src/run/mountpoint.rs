@@ -164,6 +164,23 @@ fn clear(mountpoint: &Path) -> Result<(), Failure> {
     )))
 }
 
+/// Clears what a failed attempt to mount has left, so that the place is as it was.
+pub fn clear_own_dead(mountpoint: &Path) {
+    let Ok(node) = mountinfo::node(mountpoint) else {
+        return;
+    };
+    let entry = match mountinfo::find(node.mount_id) {
+        Ok(Some(entry)) if node.is_root && entry.is_polystore() => entry,
+        _ => return,
+    };
+    if alive::ask(&node.handle, entry.owner).is_ok_and(|answer| answer == Answer::Dead) {
+        drop(node);
+        if let Err(failure) = clear_dead(&entry, mountpoint) {
+            log::warn!("{failure}");
+        }
+    }
+}
+
 fn clear_dead(entry: &Entry, mountpoint: &Path) -> Result<(), Failure> {
     log::info!(
         "{}: clearing a dead mount of {}",

@@ -64,13 +64,9 @@ pub fn fusermount() -> Option<PathBuf> {
     let directories: Vec<PathBuf> = env::split_paths(&path)
         .chain(["/usr/bin", "/bin", "/usr/sbin", "/sbin"].map(PathBuf::from))
         .collect();
-    ["fusermount3", "fusermount"]
+    directories
         .iter()
-        .flat_map(|name| {
-            directories
-                .iter()
-                .map(move |directory| directory.join(name))
-        })
+        .map(|directory| directory.join("fusermount3"))
         .find(|candidate| is_program(candidate))
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 use std::thread;
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -28,7 +29,7 @@ impl Caught {
     }
 
     /// At the first signal unmounts `mount`, at the second ends the process at once.
-    pub fn watch(mut self, mount: Entry) -> io::Result<()> {
+    pub fn watch(mut self, mount: Own) -> io::Result<()> {
         thread::Builder::new()
             .name("signals".into())
             .spawn(move || {
@@ -39,34 +40,65 @@ impl Caught {
                         log::warn!("{name} again: ending at once");
                         std::process::exit(128 + signal);
                     }
-                    log::info!("{name}: unmounting {}", quote::path(&mount.mountpoint));
+                    log::info!(
+                        "{name}: unmounting {}",
+                        quote::path(&mount.entry.mountpoint)
+                    );
                     asked = true;
-                    leave(&mount);
+                    mount.leave();
                 }
             })?;
         Ok(())
     }
 }
 
-/// Unmounts `mount`, or takes it out of the tree while somebody still uses it. The process ends
-/// when the kernel says that the mount is gone.
-pub fn leave(mount: &Entry) {
-    // Looked up again: a directory above it may have been renamed, or it may be gone.
-    let Ok(Some(now)) = mountinfo::find(mount.id) else {
-        return;
-    };
-    let Err(error) = unmount::take(&now.mountpoint, How::Plain) else {
-        return;
-    };
-    let path = quote::path(&now.mountpoint);
-    if error.kind() == io::ErrorKind::ResourceBusy {
-        let by = holders::of(mount.id).map_or(String::new(), |who| format!(", used by {who}"));
-        log::warn!("{path}: is busy{by}; detached, and ends with the last use");
-    } else {
-        log::warn!("{path}: {error}; trying to detach it");
+/// The mount that this process serves.
+#[derive(Clone, Debug)]
+pub struct Own {
+    /// How it was when it was made.
+    pub entry: Entry,
+    unique: Option<u64>,
+}
+
+impl Own {
+    /// Remembers `entry`, which has just been made.
+    pub fn new(entry: Entry) -> Own {
+        Own {
+            unique: mountinfo::unique_id(&entry.mountpoint),
+            entry,
+        }
     }
-    if let Err(error) = unmount::take(&now.mountpoint, How::Detach) {
-        log::error!("{path}: cannot be unmounted: {error}");
+
+    /// Where it is now: a directory above it may have been renamed. `None` if it has gone, even
+    /// if another mount has got its number or its place.
+    fn mountpoint(&self) -> Option<PathBuf> {
+        let now = mountinfo::find(self.entry.id).ok().flatten()?;
+        let is_own = now.device == self.entry.device
+            && now.is_polystore()
+            && (self.unique.is_none() || mountinfo::unique_id(&now.mountpoint) == self.unique);
+        is_own.then_some(now.mountpoint)
+    }
+
+    /// Unmounts it if it is there, or takes it out of the tree while somebody still uses it.
+    /// The process ends when the kernel says that the mount is gone.
+    pub fn leave(&self) {
+        let Some(mountpoint) = self.mountpoint() else {
+            return;
+        };
+        let Err(error) = unmount::take(&mountpoint, How::Plain) else {
+            return;
+        };
+        let path = quote::path(&mountpoint);
+        if error.kind() == io::ErrorKind::ResourceBusy {
+            let by =
+                holders::of(self.entry.id).map_or(String::new(), |who| format!(", used by {who}"));
+            log::warn!("{path}: is busy{by}; detached, and ends with the last use");
+        } else {
+            log::warn!("{path}: {error}; trying to detach it");
+        }
+        if let Err(error) = unmount::take(&mountpoint, How::Detach) {
+            log::error!("{path}: cannot be unmounted: {error}");
+        }
     }
 }
 

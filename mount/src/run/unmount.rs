@@ -3,8 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
@@ -16,7 +15,7 @@ use super::preflight::fusermount;
 use super::serving::Server;
 use crate::{Failure, quote};
 
-/// How long `polystore unmount` waits for the mount to be gone and its process to end.
+/// How long `polystore unmount` waits for the process that served the mount to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What to do about those who use the mount.
@@ -85,12 +84,10 @@ pub fn command(mountpoint: &Path) -> Result<(), Failure> {
     }
     // Asked while the mount is there: afterwards its device number may be another's.
     let server = Server::of(&entry);
-    let started = Instant::now();
     take(&path, How::Plain).map_err(|error| refusal(&path, &entry, &error))?;
-    wait_until_gone(&entry, started)?;
     let Some(server) = server else { return Ok(()) };
     let pid = server.pid;
-    if !server.wait(PATIENCE.saturating_sub(started.elapsed())) {
+    if !server.wait(PATIENCE) {
         return Err(Failure::new(format!(
             "{}: is unmounted, but its process {pid} has not put everything in place yet",
             quote::path(&path)
@@ -120,24 +117,6 @@ fn refusal(path: &Path, entry: &Entry, error: &io::Error) -> Failure {
         Some(holders) => format!("{path}: is busy: used by {holders}"),
         None => format!("{path}: is busy"),
     })
-}
-
-fn wait_until_gone(entry: &Entry, since: Instant) -> Result<(), Failure> {
-    let shown = quote::path(&entry.mountpoint);
-    loop {
-        match mountinfo::find(entry.id) {
-            Ok(Some(there)) if there.device == entry.device => {}
-            Ok(_) => return Ok(()),
-            Err(error) => return Err(Failure::new(format!("{shown}: {error}"))),
-        }
-        if since.elapsed() > PATIENCE {
-            return Err(Failure::new(format!(
-                "{shown}: is still mounted after {} seconds",
-                PATIENCE.as_secs()
-            )));
-        }
-        thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[cfg(test)]
