@@ -21,8 +21,7 @@ const SALVAGE_DEFAULT: &str = "1G";
         polystore mount --daemon ./data ./safe\n  \
         sort ./safe/names.txt > ./safe/names.txt\n  \
         polystore unmount ./safe",
-    arg_required_else_help = true,
-    disable_help_subcommand = true
+    arg_required_else_help = true
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -31,11 +30,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Mount a directory so that programs write safely in it
     Mount(MountArgs),
-    /// Unmount, and wait until everything that was being published is in place
     Unmount(UnmountArgs),
-    /// List and restore what was written but never became a version
     Salvage(SalvageArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  \
@@ -48,6 +44,7 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 #[command(
+    about = "Mount a directory so that programs write safely in it",
     long_about = "Mount the directory DATA at MOUNTPOINT, so that programs write safely there.\n\n\
         With one directory, mount it over itself: its files are then reached through polystore \
         only, until it is unmounted.\n\n\
@@ -110,7 +107,13 @@ pub struct MountArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  polystore unmount ./safe")]
+#[command(
+    about = "Unmount, and wait until everything that was being published is in place",
+    long_about = "Unmount, and wait until everything that was being published is in place.\n\n\
+        Fails if a program still uses the mount, and says which. An ordinary user can unmount \
+        his own mounts.",
+    after_help = "Example:\n  polystore unmount ./safe"
+)]
 pub struct UnmountArgs {
     /// The directory that `polystore mount` was given
     pub mountpoint: PathBuf,
@@ -118,6 +121,7 @@ pub struct UnmountArgs {
 
 #[derive(Debug, Args)]
 #[command(
+    about = "List and restore what was written but never became a version",
     long_about = "List and restore what was written but never became a version: drafts of writers \
         that were killed, and drafts that could not be written to the end.\n\n\
         It is kept in DATA/.polystore/salvage, up to the size that `polystore mount --salvage` \

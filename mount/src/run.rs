@@ -73,6 +73,11 @@ fn serve(place: Place, options: MountOptions, ready: &mut Ready) -> Result<(), F
     };
     if told.is_ok() {
         log::info!("{data_shown} is mounted at {shown}");
+        if !sees_all_processes() {
+            log::info!(
+                "{shown}: writers outside this container count as finished even when they are killed"
+            );
+        }
     }
     let served = mounted.run();
     if let (Some(own), Err(_)) = (&own, &served) {
@@ -83,6 +88,13 @@ fn serve(place: Place, options: MountOptions, ready: &mut Ready) -> Result<(), F
     told.map_err(fail)?;
     log::info!("{shown} is unmounted");
     Ok(())
+}
+
+/// Whether this process is in the first of all pid namespaces, where none is hidden from it.
+fn sees_all_processes() -> bool {
+    /// The number that the kernel gives to the first one.
+    const FIRST: &str = "pid:[4026531836]";
+    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == FIRST)
 }
 
 /// Sees to it that the mount can be found and ended, then tells that it is there.

@@ -49,7 +49,7 @@ fn restore(directory: &Path, id: &str, to: Option<&Path>, force: bool) -> Result
             }
             _ => "",
         };
-        Failure::new(format!("{}: {error}{advice}", quote::text(id)))
+        Failure::new(format!("salvage {}: {error}{advice}", quote::text(id)))
     })?;
     // What was reached through /proc is shown by its own name.
     let shown = match restored.strip_prefix(&data.reach) {

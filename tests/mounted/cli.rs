@@ -489,6 +489,32 @@ fn daemon_tells_why_it_cannot() {
 }
 
 #[test]
+fn a_daemon_whose_launcher_is_killed_is_there_or_not() {
+    let site = Site::new(Who::Root);
+    let (data, safe) = (site.path("data"), site.path("safe"));
+    for round in 0..40 {
+        let mut command = site.polystore([OsStr::new("mount"), OsStr::new("-d")]);
+        let mut launcher = command.args([&data, &safe]).spawn().unwrap();
+        thread::sleep(Duration::from_micros(250 * round));
+        let _ = launcher.kill();
+        launcher.wait().unwrap();
+        // Whoever is still starting comes to an end of it.
+        wait_for("the daemon", || match site.daemons().len() {
+            0 => true,
+            _ => site.cat("safe/file").as_deref() == Some("content"),
+        });
+        // One that has served the question may be ending, because nobody took its word.
+        thread::sleep(Duration::from_millis(50));
+        if site.daemons().is_empty() {
+            assert!(!is_mounted(&safe), "round {round}: nobody serves the mount");
+        } else {
+            site.succeed(&["unmount", "safe"]);
+        }
+    }
+    assert!(site.daemons().is_empty());
+}
+
+#[test]
 fn a_daemon_logs_to_its_file() {
     let site = Site::new(Who::Root);
     site.succeed(&[
