@@ -1,0 +1,86 @@
+//! Who runs a scenario, and on what.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// The ordinary user of the tests: `nobody`, whom every Linux knows by name (fusermount3 asks).
+const USER: u32 = 65534;
+
+/// Who starts the mount and the programs in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who {
+    Root,
+    /// `nobody`, or whoever runs the tests if that is not root.
+    User,
+}
+
+impl Who {
+    /// The uid to change to before a program is started, if it is not our own.
+    pub fn switch(self) -> Option<u32> {
+        (self == Who::User && we_are_root()).then_some(USER)
+    }
+}
+
+pub fn we_are_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// What a scenario asks for beyond a mount with default options.
+#[derive(Clone, Debug, Default)]
+pub struct Setup {
+    /// Options of `polystore mount`.
+    pub options: Vec<String>,
+    /// A fresh file system for the backing directory: its type and size in MiB.
+    pub image: Option<(String, u32)>,
+}
+
+impl Setup {
+    /// With these options of `polystore mount`.
+    pub fn options(options: &[&str]) -> Setup {
+        Setup {
+            options: options.iter().map(|option| (*option).to_owned()).collect(),
+            ..Setup::default()
+        }
+    }
+
+    /// On a fresh file system of this type and size, loop-mounted from a file.
+    pub fn on_image(fs: &str, mebibytes: u32) -> Setup {
+        Setup {
+            image: Some((fs.to_owned(), mebibytes)),
+            ..Setup::default()
+        }
+    }
+
+    /// With these options besides.
+    pub fn and_options(mut self, options: &[&str]) -> Setup {
+        self.options
+            .extend(options.iter().map(|option| (*option).to_owned()));
+        self
+    }
+
+    /// Why a scenario cannot run here, if it cannot.
+    pub fn cannot_run(&self, who: Who) -> Option<String> {
+        if who == Who::Root && !we_are_root() {
+            return Some("it is for root".to_owned());
+        }
+        if self.image.is_some() && !we_are_root() {
+            return Some("only root can mount an image".to_owned());
+        }
+        if self.image.is_some() && !Path::new("/dev/loop-control").exists() {
+            return Some("there are no loop devices".to_owned());
+        }
+        None
+    }
+}
+
+/// Gives ordinary users /dev/fuse, as distributions do.
+pub fn open_fuse_to_users() {
+    let device = Path::new("/dev/fuse");
+    let Ok(metadata) = device.metadata() else {
+        panic!("there is no /dev/fuse: modprobe fuse");
+    };
+    if we_are_root() && metadata.permissions().mode() & 0o006 != 0o006 {
+        let permissions = std::fs::Permissions::from_mode(0o666);
+        std::fs::set_permissions(device, permissions).expect("chmod 0666 /dev/fuse");
+    }
+}
