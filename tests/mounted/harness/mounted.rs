@@ -88,20 +88,23 @@ impl Mounted {
         }
     }
 
+    /// Mounts a fresh file system of this type where the backing directory is to be.
     fn mount_image(&mut self, fs: &str, mebibytes: u32) {
-        let image = self.root.join("image");
-        let file = File::create(&image).expect("create an image");
-        file.set_len(u64::from(mebibytes) << 20)
-            .expect("size an image");
-        let quiet: &[&str] = match fs {
-            "ext4" => &["-q", "-m", "0"],
-            _ => &["-q"],
-        };
-        let mut mkfs = Command::new(format!("mkfs.{fs}"));
-        mkfs.args(quiet).arg(&image);
-        self.helper(mkfs);
         let mut mount = Command::new("mount");
-        mount.args(["-o", "loop"]).arg(&image).arg(&self.data);
+        if fs == "tmpfs" {
+            let size = format!("size={mebibytes}m");
+            mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]);
+        } else {
+            let image = self.root.join("image");
+            let file = File::create(&image).expect("create an image");
+            let size = u64::from(mebibytes) << 20;
+            file.set_len(size).expect("size an image");
+            let mut mkfs = Command::new(format!("mkfs.{fs}"));
+            mkfs.arg("-q").arg(&image);
+            self.helper(mkfs);
+            mount.args(["-o", "loop"]).arg(&image);
+        }
+        mount.arg(&self.data);
         self.helper(mount);
         self.give(&self.data);
     }
