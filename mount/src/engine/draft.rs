@@ -1,0 +1,244 @@
+//! Drafts: staged versions that are not published yet.
+//!
+//! ```text
+//!            promise expires, nothing opened it
+//!   Private ------------------------------------> Gone
+//!      |  last handle released: killed, poisoned,
+//!      |  old and unwritten -------------------->  Gone  (content to salvage)
+//!      |  last handle released: published -------> Published
+//!      |  a lock, rename or link by its process -> Published (writes go on, in place)
+//!      |  unlinked or renamed over --------------> Orphan ---> Gone
+//! ```
+//!
+//! Invariants:
+//! 1. A draft stands in the table of slots exactly as long as it is `Private`.
+//! 2. `Published`, `Orphan` and `Gone` never become `Private` again.
+//! 3. A draft that is `Private` has a handle, a promise, or a queued operation that settles it.
+
+use std::ffi::OsString;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use polystore::disk::{Disk, FileId};
+
+use super::process::{Image, Process};
+use super::slot::Place;
+
+/// Where a draft is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Unpublished; its slot knows it.
+    Private,
+    /// It is a version; writes through its handles go in place.
+    Published,
+    /// Its name was taken away; nothing will be published.
+    Orphan {
+        /// Whether its own process did that, so that nobody misses the content.
+        own: bool,
+    },
+    /// Settled; only handles that are still open keep the file.
+    Gone,
+}
+
+/// The name that the file of a draft has, if any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StagedName {
+    /// None: it vanishes with its last descriptor.
+    Unnamed,
+    /// A name in the staging directory of the session.
+    Staging(OsString),
+    /// A hidden name beside its target, because staging lies across a boundary.
+    Beside(OsString),
+}
+
+/// What changes in a draft besides its content; guarded by [`Draft::state`].
+#[derive(Debug)]
+pub struct DraftState {
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Whether any handle was ever opened: what nobody opened is never published.
+    pub opened: bool,
+    /// The first write error: from then on the draft can only be dropped.
+    pub poison: Option<io::ErrorKind>,
+    /// That error's number, so that every later call gets the same one.
+    pub errno: Option<i32>,
+    /// Open handles that may write.
+    pub writers: usize,
+    /// OPENs that were told to come back for this draft.
+    pub promises: usize,
+    /// Whether the process that made the draft was killed with it open.
+    pub opener_killed: bool,
+    /// Whether the last close so far came from a task that was being killed.
+    pub last_killed: bool,
+}
+
+/// A staged, unpublished version.
+pub struct Draft<D: Disk> {
+    /// Number of the draft in this session.
+    pub id: u64,
+    /// Its content.
+    pub file: D::File,
+    /// The inode of `file`: what the version will be known by.
+    pub file_id: FileId,
+    /// Where it is to be published.
+    pub place: Place<D>,
+    /// Where `place` was, from the root of the mount, when the draft was opened; for people.
+    pub path: std::path::PathBuf,
+    /// Whether nothing was published under its name when it was opened.
+    pub new_name: bool,
+    /// Whether its opener demanded to be the one who makes the name (O_EXCL).
+    pub exclusive: bool,
+    /// Who opened it; `None` if that could not be seen.
+    pub opener: Option<Process>,
+    /// What the opener ran then.
+    pub image: Option<Image>,
+    /// User who opened it.
+    pub uid: u32,
+    /// [`Slots::published`](super::slot::Slots::published) of its slot at that time.
+    pub base: u64,
+    /// When it was opened.
+    pub opened: Instant,
+    written: AtomicBool,
+    dirty: AtomicBool,
+    high_water: AtomicU64,
+    name: Mutex<StagedName>,
+    state: Mutex<DraftState>,
+}
+
+/// What [`Draft::new`] is told.
+pub struct NewDraft<D: Disk> {
+    /// See [`Draft`].
+    pub id: u64,
+    /// See [`Draft`].
+    pub file: D::File,
+    /// See [`Draft`].
+    pub file_id: FileId,
+    /// See [`Draft`].
+    pub name: StagedName,
+    /// See [`Draft`].
+    pub place: Place<D>,
+    /// See [`Draft`].
+    pub path: std::path::PathBuf,
+    /// See [`Draft`].
+    pub new_name: bool,
+    /// See [`Draft`].
+    pub exclusive: bool,
+    /// See [`Draft`].
+    pub opener: Option<Process>,
+    /// See [`Draft`].
+    pub image: Option<Image>,
+    /// See [`Draft`].
+    pub uid: u32,
+    /// See [`Draft`].
+    pub base: u64,
+}
+
+impl<D: Disk> Draft<D> {
+    /// A private draft without handles.
+    pub fn new(new: NewDraft<D>) -> Draft<D> {
+        Draft {
+            id: new.id,
+            file: new.file,
+            file_id: new.file_id,
+            place: new.place,
+            path: new.path,
+            new_name: new.new_name,
+            exclusive: new.exclusive,
+            opener: new.opener,
+            image: new.image,
+            uid: new.uid,
+            base: new.base,
+            opened: Instant::now(),
+            written: AtomicBool::new(false),
+            dirty: AtomicBool::new(false),
+            high_water: AtomicU64::new(0),
+            name: Mutex::new(new.name),
+            state: Mutex::new(DraftState {
+                phase: Phase::Private,
+                opened: false,
+                poison: None,
+                errno: None,
+                writers: 0,
+                promises: 0,
+                opener_killed: false,
+                last_killed: false,
+            }),
+        }
+    }
+
+    /// What changes. Never held while the disk is asked for anything that can wait.
+    pub fn state(&self) -> MutexGuard<'_, DraftState> {
+        // Fields are set one by one and each is valid by itself: poisoning says nothing.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The name of its file. Held while a name is given or taken, which can wait for the disk,
+    /// so that it happens once; nothing else is locked meanwhile.
+    pub fn name(&self) -> MutexGuard<'_, StagedName> {
+        self.name.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where it is in its life.
+    pub fn phase(&self) -> Phase {
+        self.state().phase
+    }
+
+    /// Whether anything was written, cut or reserved in it.
+    pub fn is_written(&self) -> bool {
+        self.written.load(Ordering::Acquire)
+    }
+
+    /// Whether content was written that has not been waited for.
+    pub fn is_dirty(&self) -> bool {
+        self.dirty.load(Ordering::Acquire)
+    }
+
+    /// Notes a change of its content that ends at byte `end`. Returns the highest such byte so far.
+    pub fn note_written(&self, end: u64) -> u64 {
+        self.written.store(true, Ordering::Release);
+        self.dirty.store(true, Ordering::Release);
+        self.high_water.fetch_max(end, Ordering::AcqRel).max(end)
+    }
+
+    /// Says that what was written so far is about to be waited for.
+    pub fn take_dirty(&self) -> bool {
+        self.dirty.swap(false, Ordering::AcqRel)
+    }
+
+    /// Takes that back: the wait failed, or did not happen.
+    pub fn set_dirty(&self) {
+        self.dirty.store(true, Ordering::Release);
+    }
+
+    /// Remembers the first write error: the kernel reports it once and forgets it.
+    pub fn poison(&self, error: &io::Error) {
+        let mut state = self.state();
+        if state.poison.is_none() {
+            state.poison = Some(error.kind());
+            state.errno = error.raw_os_error();
+        }
+    }
+
+    /// The write error that keeps it from being published.
+    pub fn poisoned(&self) -> Option<io::Error> {
+        let state = self.state();
+        let kind = state.poison?;
+        Some(
+            state
+                .errno
+                .map_or_else(|| io::Error::from(kind), io::Error::from_raw_os_error),
+        )
+    }
+}
+
+/// An open handle that may write to a draft: one open file description.
+pub struct Writer<D: Disk> {
+    /// What it writes to.
+    pub draft: Arc<Draft<D>>,
+    /// The process that opened this handle.
+    pub opener: Option<Process>,
+    /// Whether that process has closed a descriptor of it since.
+    pub opener_closed: AtomicBool,
+}

@@ -1,0 +1,149 @@
+//! The engine: what an open means, and how versions come to be published.
+//!
+//! It knows slots, drafts and processes; it knows neither the kernel's FUSE nor
+//! error numbers. An adapter (beside this folder) translates, calls and replies.
+//! `DESIGN.md` in this folder has the invariants, the states and the crash table.
+//!
+//! Lock order: [`Engine::slots`] before [`draft::Draft::state`] before anything
+//! in [`salvage`] or [`staging`]; neither of the first two is held while the
+//! disk is asked for anything that can wait.
+
+pub mod draft;
+pub mod locks;
+pub mod naming;
+pub mod opening;
+pub mod order;
+pub mod policy;
+pub mod process;
+pub mod publish;
+pub mod salvage;
+pub mod slot;
+pub mod staging;
+pub mod visibility;
+
+use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use polystore::Durability;
+use polystore::disk::{Disk, FileId};
+
+use policy::Direct;
+use process::{Process, Processes};
+use salvage::Salvage;
+use slot::Slots;
+use staging::Session;
+
+/// What an engine is told when it starts.
+pub struct Settings {
+    /// What a publish waits for.
+    pub durability: Durability,
+    /// Which files are written in place by their names.
+    pub direct: Direct,
+    /// The user the engine runs as: user 0 may give files away.
+    pub uid: u32,
+}
+
+/// An in-place file that somebody holds a byte-range lock on.
+struct LockedInPlace {
+    handle: u64,
+    file: FileId,
+    dir: FileId,
+    process: Option<Process>,
+}
+
+/// The engine over a disk.
+pub struct Engine<D: Disk, P: Processes> {
+    /// The disk that versions and drafts lie on.
+    pub disk: Arc<D>,
+    /// The processes that call.
+    pub processes: P,
+    /// What it was told.
+    pub settings: Settings,
+    /// Where drafts are staged; `None` where the root of the data cannot be written.
+    pub session: Option<Session<D>>,
+    /// Where dropped drafts are kept; `None` if switched off or impossible.
+    pub salvage: Option<Salvage<D>>,
+    slots: Mutex<Slots<D>>,
+    appenders: Mutex<HashMap<FileId, usize>>,
+    locked_in_place: Mutex<Vec<LockedInPlace>>,
+    next_draft: AtomicU64,
+}
+
+impl<D: Disk, P: Processes> Engine<D, P> {
+    /// An engine that has no drafts yet.
+    pub fn new(
+        disk: Arc<D>,
+        processes: P,
+        settings: Settings,
+        session: Option<Session<D>>,
+        salvage: Option<Salvage<D>>,
+    ) -> Engine<D, P> {
+        Engine {
+            disk,
+            processes,
+            settings,
+            session,
+            salvage,
+            slots: Mutex::default(),
+            appenders: Mutex::default(),
+            locked_in_place: Mutex::default(),
+            next_draft: AtomicU64::new(1),
+        }
+    }
+
+    fn slots(&self) -> MutexGuard<'_, Slots<D>> {
+        unpoisoned(&self.slots)
+    }
+
+    /// Notes that `file` was opened for append: rewrites of it go in place meanwhile.
+    pub fn append_opened(&self, file: FileId) {
+        *unpoisoned(&self.appenders).entry(file).or_default() += 1;
+    }
+
+    /// Takes [`append_opened`](Self::append_opened) back.
+    pub fn append_closed(&self, file: FileId) {
+        let mut appenders = unpoisoned(&self.appenders);
+        if let Some(count) = appenders.get_mut(&file) {
+            *count -= 1;
+            if *count == 0 {
+                appenders.remove(&file);
+            }
+        }
+    }
+
+    fn is_appended(&self, file: FileId) -> bool {
+        unpoisoned(&self.appenders).contains_key(&file)
+    }
+
+    /// Notes a byte-range lock on an in-place file: its neighbours and its process's other new
+    /// files in that directory belong to the same database.
+    pub fn note_locked_in_place(
+        &self,
+        handle: u64,
+        file: FileId,
+        dir: FileId,
+        process: Option<Process>,
+    ) {
+        let mut locked = unpoisoned(&self.locked_in_place);
+        if !locked.iter().any(|lock| lock.handle == handle) {
+            locked.push(LockedInPlace {
+                handle,
+                file,
+                dir,
+                process,
+            });
+        }
+    }
+
+    /// Forgets what [`note_locked_in_place`](Self::note_locked_in_place) noted for a handle.
+    pub fn forget_locked_in_place(&self, handle: u64) {
+        unpoisoned(&self.locked_in_place).retain(|lock| lock.handle != handle);
+    }
+}
+
+/// Locks tables whose entries are set and removed in single steps, so that a panic of
+/// another holder leaves nothing half done.
+fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

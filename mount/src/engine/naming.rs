@@ -1,0 +1,185 @@
+//! Renames, links and removals of names that have drafts.
+
+use std::io;
+use std::sync::Arc;
+
+use polystore::disk::{Disk, FileId};
+
+use super::Engine;
+use super::draft::{Draft, Phase};
+use super::process::{Caller, Process, Processes};
+use super::slot::{Place, SlotKey};
+
+impl<D: Disk, P: Processes> Engine<D, P> {
+    /// Whether a draft of a new name reserves `slot` against O_EXCL, mkdir, link and the like.
+    pub fn is_reserved(&self, slot: &SlotKey) -> bool {
+        self.slots().reserved(slot)
+    }
+
+    /// The private drafts that are to replace what is published under `slot`.
+    pub fn rewrites_of(&self, slot: &SlotKey) -> Vec<Arc<Draft<D>>> {
+        self.slots()
+            .drafts(slot)
+            .iter()
+            .filter(|draft| !draft.new_name)
+            .cloned()
+            .collect()
+    }
+
+    /// Renames `from` to `to`. A draft that the caller holds under `from` is published under
+    /// `to` by it. Returns the file that was, so that the caller's view can follow.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where `replace` is false and `to` is taken or reserved; else the disk's.
+    pub fn rename(
+        &self,
+        caller: Caller,
+        from: &Place<D>,
+        to: &Place<D>,
+        replace: bool,
+    ) -> io::Result<Option<FileId>> {
+        if !replace && self.is_reserved(&to.slot) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let process = self.processes.process_of(caller.tid);
+        let Some(draft) = self.draft_to_move(process, &from.slot) else {
+            self.disk
+                .rename(&from.dir, from.name(), &to.dir, to.name(), replace)?;
+            self.name_taken(process, &to.slot, None);
+            return Ok(None);
+        };
+        if !replace && self.disk.stat(&to.dir, to.name())?.is_some() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        self.publish_as(&draft, to)?;
+        if !draft.new_name && from.slot != to.slot {
+            match self.disk.remove(&from.dir, from.name()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        self.name_taken(process, &to.slot, Some(&draft));
+        Ok(Some(draft.file_id))
+    }
+
+    /// Publishes the draft that `caller` sees under `from`, so that it can be given a second name.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn publish_for_link(&self, draft: &Draft<D>) -> io::Result<()> {
+        if draft.phase() == Phase::Private {
+            self.publish_as(draft, &draft.place)
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Removes a name: what is published under it, and the drafts that were to replace it.
+    ///
+    /// # Errors
+    /// `NotFound` where nothing is published and the caller sees no draft; else the disk's.
+    pub fn unlink(&self, caller: Caller, place: &Place<D>) -> io::Result<()> {
+        let process = self.processes.process_of(caller.tid);
+        match self.disk.remove(&place.dir, place.name()) {
+            Ok(()) => {
+                self.name_taken(process, &place.slot, None);
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let seen: Vec<_> = self.seen(process, &place.slot);
+                if seen.is_empty() {
+                    return Err(error);
+                }
+                for draft in seen {
+                    self.orphan(process, &draft);
+                }
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Something else stands under `slot` now: older drafts of it will not be published.
+    pub fn name_taken(&self, process: Option<Process>, slot: &SlotKey, except: Option<&Draft<D>>) {
+        self.slots().note_published(slot);
+        let drafts = self.slots().drafts(slot).to_vec();
+        for draft in drafts {
+            if except.is_none_or(|kept| kept.id != draft.id) {
+                self.orphan(process, &draft);
+            }
+        }
+    }
+
+    /// Directory `dir` is gone: so are the names in it.
+    pub fn directory_removed(&self, caller: Caller, dir: FileId) {
+        let process = self.processes.process_of(caller.tid);
+        let drafts: Vec<_> = self
+            .slots()
+            .all()
+            .filter(|draft| draft.place.slot.dir == dir)
+            .cloned()
+            .collect();
+        for draft in drafts {
+            self.orphan(process, &draft);
+        }
+    }
+
+    /// A lock was granted on a handle of `draft`. An unwritten draft of a new name is published
+    /// at once: a lock file is of use only to those who see it, and who locks ranges keeps his
+    /// file whole himself. Whether that happened.
+    ///
+    /// # Errors
+    /// Those of the disk; the draft stays what it was.
+    pub fn publish_for_lock(&self, draft: &Draft<D>) -> io::Result<bool> {
+        if draft.phase() != Phase::Private || draft.is_written() || !draft.new_name {
+            return Ok(false);
+        }
+        self.publish_as(draft, &draft.place).map(|()| true)
+    }
+
+    fn publish_as(&self, draft: &Draft<D>, to: &Place<D>) -> io::Result<()> {
+        if let Some(error) = draft.poisoned() {
+            return Err(error);
+        }
+        self.publish(draft, to)
+    }
+
+    /// The draft that a rename of `slot` by `process` moves: its own rewrite, or the draft of a
+    /// new name that it sees.
+    fn draft_to_move(&self, process: Option<Process>, slot: &SlotKey) -> Option<Arc<Draft<D>>> {
+        let process = process?;
+        let drafts = self.slots().drafts(slot).to_vec();
+        drafts.into_iter().rev().find(|draft| {
+            draft.state().writers > 0
+                && if draft.new_name {
+                    self.sees(Some(process), draft)
+                } else {
+                    self.holds(process, draft)
+                }
+        })
+    }
+
+    fn seen(&self, process: Option<Process>, slot: &SlotKey) -> Vec<Arc<Draft<D>>> {
+        let drafts = self.slots().drafts(slot).to_vec();
+        drafts
+            .into_iter()
+            .filter(|draft| self.sees(process, draft))
+            .collect()
+    }
+
+    fn orphan(&self, process: Option<Process>, draft: &Draft<D>) {
+        let own = process.is_some() && process == draft.opener;
+        let unused = {
+            let mut slots = self.slots();
+            slots.remove(draft);
+            let mut state = draft.state();
+            if state.phase == Phase::Private {
+                state.phase = Phase::Orphan { own };
+            }
+            state.writers == 0 && state.promises == 0
+        };
+        if unused {
+            self.settle(draft);
+        }
+    }
+}

@@ -1,0 +1,401 @@
+//! What an open for writing means: in place, join, append, rewrite, edit.
+//!
+//! The order of the rules is that of the design: EEXIST of O_EXCL, in place,
+//! join, append, rewrite, edit. Edits of existing files are in place for now.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use polystore::disk::{Disk, FileId, Kind, Ownership, Stat};
+
+use super::draft::{Draft, NewDraft, Phase, StagedName, Writer};
+use super::process::{Caller, Process, Processes, descends};
+use super::slot::{Place, SlotKey};
+use super::{Engine, policy, unpoisoned};
+
+/// How a program opens a file for writing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Access {
+    /// O_TRUNC: the old content is not wanted.
+    pub truncate: bool,
+    /// O_APPEND: every write goes to the end.
+    pub append: bool,
+    /// O_EXCL with O_CREAT: the caller must be the one who makes the name.
+    pub exclusive: bool,
+    /// O_RDWR rather than O_WRONLY.
+    pub read: bool,
+    /// Neither O_WRONLY nor O_RDWR.
+    pub read_only: bool,
+}
+
+/// What is to be done with an open.
+pub enum Plan<D: Disk> {
+    /// Open (or make) the published file itself.
+    InPlace,
+    /// Open this draft.
+    Draft(Arc<Draft<D>>),
+}
+
+/// An existing file that is to be opened for writing.
+pub struct Existing<'a> {
+    /// Its path from the root of the mount.
+    pub path: &'a Path,
+    /// What is known of it.
+    pub stat: Stat,
+    /// What is known of its directory.
+    pub dir: Stat,
+    /// Whether it is immutable or append-only, which only the system itself can judge.
+    pub flagged: bool,
+}
+
+/// A file that is to be made.
+pub struct New<'a> {
+    /// Its path from the root of the mount.
+    pub path: &'a Path,
+    /// What is known of its directory.
+    pub dir: Stat,
+    /// Permission bits, the caller's umask already taken off.
+    pub mode: u32,
+}
+
+const SETGID: u32 = 0o2000;
+const SETUID: u32 = 0o4000;
+const STICKY: u32 = 0o1000;
+
+impl<D: Disk, P: Processes> Engine<D, P> {
+    /// What it means that `caller` opens the existing file at `place` for writing.
+    ///
+    /// # Errors
+    /// Those of making a draft.
+    pub fn plan_existing(
+        &self,
+        caller: Caller,
+        place: &Place<D>,
+        existing: &Existing<'_>,
+        access: Access,
+    ) -> io::Result<Plan<D>> {
+        if self.settings.direct.covers(existing.path) {
+            return Ok(Plan::InPlace);
+        }
+        let process = self.processes.process_of(caller.tid);
+        if let Some(draft) = self.draft_to_join(process, &place.slot, access) {
+            return Ok(Plan::Draft(draft));
+        }
+        let rewrite = access.truncate && !access.append;
+        if !rewrite || self.must_keep_inode(caller, place.name(), existing) {
+            return Ok(Plan::InPlace);
+        }
+        match self.draft_of_existing(caller, process, place, existing)? {
+            Some(draft) => Ok(Plan::Draft(draft)),
+            None => Ok(Plan::InPlace),
+        }
+    }
+
+    /// What it means that `caller` makes a file at `place`, where nothing is published.
+    ///
+    /// # Errors
+    /// `AlreadyExists` where `access.exclusive` and the name is reserved; those of making a draft.
+    pub fn plan_new(
+        &self,
+        caller: Caller,
+        place: &Place<D>,
+        new: &New<'_>,
+        access: Access,
+    ) -> io::Result<Plan<D>> {
+        if access.exclusive && self.slots().reserved(&place.slot) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        if access.read_only || self.settings.direct.covers(new.path) {
+            return Ok(Plan::InPlace);
+        }
+        let process = self.processes.process_of(caller.tid);
+        if self.is_neighbour(place) || self.belongs_to_database(process, place, access) {
+            return Ok(Plan::InPlace);
+        }
+        if let Some(draft) = self.draft_to_join(process, &place.slot, access) {
+            return Ok(Plan::Draft(draft));
+        }
+        if access.append {
+            return Ok(Plan::InPlace);
+        }
+        self.draft_of_new(caller, process, place, new, access)
+            .map(Plan::Draft)
+    }
+
+    /// The draft that a writing open of `slot` by `process` joins.
+    fn draft_to_join(
+        &self,
+        process: Option<Process>,
+        slot: &SlotKey,
+        access: Access,
+    ) -> Option<Arc<Draft<D>>> {
+        let drafts = self.slots().drafts(slot).to_vec();
+        let process = process?;
+        drafts.into_iter().rev().find(|draft| {
+            if draft.phase() != Phase::Private || draft.poisoned().is_some() {
+                return false;
+            }
+            let own = draft.opener == Some(process);
+            if own && !draft.is_written() {
+                return true;
+            }
+            if own && !draft.new_name && access.truncate {
+                return false;
+            }
+            let written_above = draft.is_written()
+                && draft
+                    .opener
+                    .is_some_and(|opener| descends(&self.processes, process, opener));
+            written_above || self.sees(Some(process), draft)
+        })
+    }
+
+    /// Whether the file itself must be written: what a new inode would break, or what the
+    /// caller may not replace.
+    fn must_keep_inode(&self, caller: Caller, name: &OsStr, existing: &Existing<'_>) -> bool {
+        existing.flagged
+            || existing.stat.kind != Kind::File
+            || existing.stat.links != 1
+            || existing.stat.id.device != existing.dir.id.device
+            || policy::is_lock_name(name)
+            || self.is_appended(existing.stat.id)
+            || !self.may_replace(caller, existing.stat, existing.dir)
+    }
+
+    fn may_replace(&self, caller: Caller, file: Stat, dir: Stat) -> bool {
+        if caller.uid == 0 {
+            return true;
+        }
+        if self.settings.uid != 0 && file.uid != self.settings.uid {
+            return false;
+        }
+        if dir.mode & STICKY != 0 && caller.uid != dir.uid && caller.uid != file.uid {
+            return false;
+        }
+        let bit = if caller.uid == dir.uid {
+            0o200
+        } else if caller.gid == dir.gid || self.processes.groups(caller.tid).contains(&dir.gid) {
+            0o020
+        } else {
+            0o002
+        };
+        dir.mode & bit != 0
+    }
+
+    /// Whether `place` is the journal or index of a database that is in place (SQLite's
+    /// `-journal`, `-wal`, `-shm`): it must survive a kill as its writer left it.
+    fn is_neighbour(&self, place: &Place<D>) -> bool {
+        policy::neighbours_of(place.name()).any(|name| {
+            let Ok(Some(stat)) = self.disk.stat(&place.dir, &name) else {
+                return false;
+            };
+            stat.kind == Kind::File
+                && (self.is_locked_in_place(stat.id) || self.holds_database(place, &name))
+        })
+    }
+
+    fn is_locked_in_place(&self, file: FileId) -> bool {
+        unpoisoned(&self.locked_in_place)
+            .iter()
+            .any(|lock| lock.file == file)
+    }
+
+    fn holds_database(&self, place: &Place<D>, name: &OsStr) -> bool {
+        let Ok(file) = self.disk.open(&place.dir, name, false) else {
+            return false;
+        };
+        let mut head = vec![0; policy::SIGNATURE_LEN];
+        let read = self.disk.read_at(&file, &mut head, 0).unwrap_or(0);
+        policy::is_database(&head[..read])
+    }
+
+    /// Whether a new file is the data beside a lock file that its process holds (LMDB).
+    fn belongs_to_database(
+        &self,
+        process: Option<Process>,
+        place: &Place<D>,
+        access: Access,
+    ) -> bool {
+        access.read
+            && !access.exclusive
+            && !access.truncate
+            && process.is_some()
+            && unpoisoned(&self.locked_in_place)
+                .iter()
+                .any(|lock| lock.dir == place.slot.dir && lock.process == process)
+    }
+
+    /// A draft that is to replace an existing file and looks like it, but for its content.
+    /// `None` where its owner cannot be recreated.
+    fn draft_of_existing(
+        &self,
+        caller: Caller,
+        process: Option<Process>,
+        place: &Place<D>,
+        existing: &Existing<'_>,
+    ) -> io::Result<Option<Arc<Draft<D>>>> {
+        let (file, name) = self.stage(place, 0o600)?;
+        let mut mode = existing.stat.mode;
+        if caller.uid != 0 {
+            mode = without_privileges(mode);
+        }
+        let owner = Ownership {
+            uid: Some(existing.stat.uid),
+            gid: Some(existing.stat.gid),
+        };
+        let dressed = self
+            .disk
+            .copy_xattrs(&place.dir, place.name(), &file)
+            .and_then(|()| self.disk.set_ownership(&file, owner, mode));
+        if let Err(error) = dressed {
+            self.drop_staged(place, &name);
+            return match error.kind() {
+                io::ErrorKind::PermissionDenied => Ok(None),
+                _ => Err(error),
+            };
+        }
+        self.register(caller, process, place, existing.path, (file, name), None)
+            .map(Some)
+    }
+
+    fn draft_of_new(
+        &self,
+        caller: Caller,
+        process: Option<Process>,
+        place: &Place<D>,
+        new: &New<'_>,
+        access: Access,
+    ) -> io::Result<Arc<Draft<D>>> {
+        let (file, name) = self.stage(place, new.mode)?;
+        if let Err(error) = self.give_to(caller, &file, new.dir) {
+            self.drop_staged(place, &name);
+            return Err(error);
+        }
+        self.register(
+            caller,
+            process,
+            place,
+            new.path,
+            (file, name),
+            Some(access.exclusive),
+        )
+    }
+
+    /// Makes a file that the engine created the caller's, as if the caller had.
+    fn give_to(&self, caller: Caller, file: &D::File, dir: Stat) -> io::Result<()> {
+        if self.settings.uid != 0 || (caller.uid == 0 && caller.gid == 0) {
+            return Ok(());
+        }
+        let mode = self.disk.stat_file(file)?.mode;
+        // In a setgid directory the group is the directory's, whoever creates.
+        let gid = (dir.mode & SETGID == 0).then_some(caller.gid);
+        self.disk.set_ownership(
+            file,
+            Ownership {
+                uid: Some(caller.uid),
+                gid,
+            },
+            mode,
+        )
+    }
+
+    fn stage(&self, place: &Place<D>, mode: u32) -> io::Result<(D::File, StagedName)> {
+        if let Some(file) = self.disk.create_unnamed(&place.dir, mode)? {
+            return Ok((file, StagedName::Unnamed));
+        }
+        let name = self.next_staged_name();
+        if let Some(session) = self.session_for(place) {
+            return session
+                .create(&name, mode)
+                .map(|file| (file, StagedName::Staging(name)));
+        }
+        let name = self.hidden_name(&name);
+        self.disk
+            .create_new(&place.dir, &name, mode)
+            .map(|file| (file, StagedName::Beside(name)))
+    }
+
+    /// `exclusive` is `None` for a draft of an existing name.
+    fn register(
+        &self,
+        caller: Caller,
+        process: Option<Process>,
+        place: &Place<D>,
+        path: &Path,
+        (file, name): (D::File, StagedName),
+        exclusive: Option<bool>,
+    ) -> io::Result<Arc<Draft<D>>> {
+        let file_id = self.disk.stat_file(&file)?.id;
+        let image = process.and_then(|process| self.processes.image(process.pid));
+        let mut slots = self.slots();
+        let draft = Arc::new(Draft::new(NewDraft {
+            id: self.next_draft.fetch_add(1, Ordering::Relaxed),
+            file,
+            file_id,
+            name,
+            place: place.clone(),
+            path: PathBuf::from(path),
+            new_name: exclusive.is_some(),
+            exclusive: exclusive.unwrap_or(false),
+            opener: process,
+            image,
+            uid: caller.uid,
+            base: slots.published(&place.slot),
+        }));
+        slots.add(draft.clone());
+        Ok(draft)
+    }
+
+    /// Promises `draft` to an OPEN that was told to look again.
+    pub fn promise(&self, draft: &Draft<D>) {
+        draft.state().promises += 1;
+    }
+
+    /// Ends a promise that was not kept. Whether the draft has to be
+    /// [settled](Self::settle) now, because nobody wants it any more.
+    #[must_use]
+    pub fn break_promise(&self, draft: &Draft<D>) -> bool {
+        let mut state = draft.state();
+        state.promises = state.promises.saturating_sub(1);
+        state.promises == 0 && state.writers == 0 && state.phase == Phase::Private
+    }
+
+    /// Opens `draft` for writing. `promised` says that this keeps a promise.
+    pub fn attach(&self, draft: &Arc<Draft<D>>, caller: Caller, promised: bool) -> Writer<D> {
+        {
+            let mut state = draft.state();
+            state.writers += 1;
+            state.opened = true;
+            if promised {
+                state.promises = state.promises.saturating_sub(1);
+            }
+        }
+        Writer {
+            draft: draft.clone(),
+            opener: self.processes.process_of(caller.tid),
+            opener_closed: AtomicBool::new(false),
+        }
+    }
+}
+
+/// What is left of a mode when somebody without privileges rewrites the file.
+pub fn without_privileges(mode: u32) -> u32 {
+    // Setgid without group execute is mandatory locking's mark, not a privilege.
+    let setgid = if mode & 0o010 != 0 { SETGID } else { 0 };
+    mode & !(SETUID | setgid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn privileges_go_and_the_rest_stays() {
+        assert_eq!(without_privileges(0o6755), 0o755);
+        assert_eq!(without_privileges(0o2644), 0o2644);
+        assert_eq!(without_privileges(0o1777), 0o1777);
+    }
+}

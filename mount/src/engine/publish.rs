@@ -1,0 +1,359 @@
+//! Sealing, publishing and dropping drafts.
+//!
+//! Who relies on what: a rename puts the whole draft in place or leaves the old
+//! version, and `make_durable` returns only when the content cannot arrive after
+//! that rename. So every state in which the machine can stop has the old version
+//! or the new one under the name, whole.
+
+use std::ffi::OsString;
+use std::io;
+use std::sync::atomic::Ordering;
+
+use polystore::Durability;
+use polystore::disk::Disk;
+
+use super::Engine;
+use super::draft::{Draft, Phase, StagedName, Writer};
+use super::process::{Caller, Fate, Processes};
+use super::salvage::{Description, Reason};
+use super::slot::Place;
+use super::staging::{HIDDEN_PREFIX, Session};
+
+/// From this size on a draft gets a name in staging, so that the death of the mount leaves it.
+pub const SECURED_SIZE: u64 = 1 << 20;
+
+/// From this age on, too.
+pub const SECURED_AGE: std::time::Duration = std::time::Duration::from_secs(1);
+
+impl<D: Disk, P: Processes> Engine<D, P> {
+    /// Notes that `draft` was changed up to byte `end`; secures it when it has become big.
+    pub fn wrote(&self, draft: &Draft<D>, end: u64) {
+        let before = draft.note_written(end);
+        if before >= SECURED_SIZE && draft.phase() == Phase::Private {
+            self.secure(draft);
+        }
+    }
+
+    /// Gives a draft a name in staging, and a note beside it that says what it is. Failing to
+    /// is no error of the writer: the draft merely would not outlive the mount.
+    pub fn secure(&self, draft: &Draft<D>) {
+        let Some(session) = self.session_for(&draft.place) else {
+            return;
+        };
+        let mut name = draft.name();
+        if *name != StagedName::Unnamed {
+            return;
+        }
+        let staged = self.next_staged_name();
+        match session.link(&draft.file, &staged) {
+            Ok(()) => {
+                session.describe(&staged, &self.description(draft, Reason::MountDied));
+                *name = StagedName::Staging(staged);
+            }
+            Err(error) => log::debug!("{}: not secured: {error}", draft.path.display()),
+        }
+    }
+
+    /// Secures the drafts that have become old.
+    pub fn secure_old(&self) {
+        let old: Vec<_> = self
+            .slots()
+            .all()
+            .filter(|draft| draft.is_written() && draft.opened.elapsed() >= SECURED_AGE)
+            .cloned()
+            .collect();
+        for draft in old {
+            if draft.phase() == Phase::Private {
+                self.secure(&draft);
+            }
+        }
+    }
+
+    /// A descriptor of `writer` is being closed by `caller`. Whether the draft has to be
+    /// [sealed](Self::seal) before that close returns.
+    pub fn closing(&self, writer: &Writer<D>, caller: Caller) -> bool {
+        let draft = &writer.draft;
+        if draft.phase() != Phase::Private {
+            return false;
+        }
+        let killed = self.processes.fate(caller.tid) == Fate::Killed;
+        let process = self.processes.process_of(caller.tid);
+        let by_opener = process.is_none() || process == writer.opener;
+        {
+            let mut state = draft.state();
+            state.last_killed = killed;
+            if killed && process.is_some() && process == draft.opener {
+                state.opener_killed = true;
+            }
+        }
+        if killed || !draft.is_written() {
+            return false;
+        }
+        if by_opener {
+            writer.opener_closed.store(true, Ordering::Release);
+        }
+        // A loop's children each close their copy: only the opener's close waits, or any after it.
+        by_opener
+            || writer.opener_closed.load(Ordering::Acquire)
+            || writer
+                .opener
+                .is_none_or(|opener| !self.processes.alive(opener))
+    }
+
+    /// Does what can fail before a publish, while close() can still say so.
+    ///
+    /// # Errors
+    /// The draft's first write error, from now on and for ever.
+    pub fn seal(&self, draft: &Draft<D>) -> io::Result<()> {
+        if let Some(error) = draft.poisoned() {
+            return Err(error);
+        }
+        if draft.phase() != Phase::Private {
+            return Ok(());
+        }
+        let sealed = self.make_durable(draft).and_then(|()| {
+            if draft.new_name {
+                Ok(())
+            } else {
+                self.name_staged(draft, &draft.place).map(drop)
+            }
+        });
+        if let Err(error) = &sealed {
+            draft.poison(error);
+        }
+        sealed
+    }
+
+    /// A handle of `writer` was released. Whether the draft has to be [settled](Self::settle).
+    #[must_use]
+    pub fn detach(&self, writer: &Writer<D>) -> bool {
+        let mut state = writer.draft.state();
+        state.writers = state.writers.saturating_sub(1);
+        state.writers == 0
+            && state.promises == 0
+            && !matches!(state.phase, Phase::Published | Phase::Gone)
+    }
+
+    /// Decides what becomes of a draft that nobody has open any more, and does it.
+    pub fn settle(&self, draft: &Draft<D>) {
+        let (phase, killed) = {
+            let state = draft.state();
+            if state.writers > 0 || state.promises > 0 {
+                return; // Somebody joined in the meantime: the last one settles.
+            }
+            if !state.opened {
+                drop(state);
+                return self.discard(draft, None);
+            }
+            (state.phase, state.opener_killed || state.last_killed)
+        };
+        match phase {
+            Phase::Published | Phase::Gone => {}
+            Phase::Orphan { own: true } => self.discard(draft, None),
+            Phase::Orphan { own: false } => self.discard(draft, Some(Reason::NameTaken)),
+            Phase::Private if killed => self.discard(draft, Some(Reason::WriterKilled)),
+            Phase::Private if draft.poisoned().is_some() => {
+                self.discard(draft, Some(Reason::WriteError))
+            }
+            Phase::Private if self.is_outdated(draft) => self.discard(draft, None),
+            Phase::Private => {
+                if let Err(error) = self.publish(draft, &draft.place) {
+                    log::error!("{}: cannot be published: {error}", draft.path.display());
+                    self.discard(draft, Some(Reason::Unpublishable));
+                }
+            }
+        }
+    }
+
+    /// Whether `draft` was never written and a version was published after it was opened, or
+    /// a plain draft of a new name finds that somebody made the name exclusively.
+    fn is_outdated(&self, draft: &Draft<D>) -> bool {
+        !draft.is_written() && self.slots().published(&draft.place.slot) > draft.base
+    }
+
+    /// Publishes `draft` under `to`, in one step.
+    pub(super) fn publish(&self, draft: &Draft<D>, to: &Place<D>) -> io::Result<()> {
+        self.make_durable(draft)?;
+        if !self.place_new(draft, to)? {
+            let staged = self.name_staged(draft, to)?;
+            let from = match &staged {
+                StagedName::Staging(_) => self.session.as_ref().map(Session::dir),
+                _ => Some(&*draft.place.dir),
+            };
+            match (&staged, from) {
+                (StagedName::Staging(name) | StagedName::Beside(name), Some(from)) => {
+                    self.disk.rename(from, name, &to.dir, to.name(), true)?;
+                    self.undescribe(&staged);
+                }
+                _ => return Err(io::Error::other("a draft lost its name")),
+            }
+        }
+        *draft.name() = StagedName::Unnamed;
+        {
+            let mut slots = self.slots();
+            slots.remove(draft);
+            slots.note_published(&to.slot);
+            draft.state().phase = Phase::Published;
+        }
+        if self.settings.durability == Durability::Full {
+            self.disk.sync_dir(&to.dir)?;
+        }
+        Ok(())
+    }
+
+    /// Gives a draft without any name its final one directly, where nothing has that name.
+    fn place_new(&self, draft: &Draft<D>, to: &Place<D>) -> io::Result<bool> {
+        let name = draft.name();
+        if !draft.new_name || *name != StagedName::Unnamed {
+            return Ok(false);
+        }
+        match self.disk.link(&draft.file, &to.dir, to.name()) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Waits for the content, as the durability says.
+    fn make_durable(&self, draft: &Draft<D>) -> io::Result<()> {
+        if !draft.take_dirty() {
+            return Ok(());
+        }
+        let waited = match self.settings.durability {
+            Durability::None => Ok(()),
+            Durability::Ordered => self.disk.wait_for_data(&draft.file),
+            Durability::Full => self.disk.sync(&draft.file),
+        };
+        if waited.is_err() {
+            draft.set_dirty();
+        }
+        waited
+    }
+
+    /// Gives the draft a name from which it can be renamed to `to`.
+    fn name_staged(&self, draft: &Draft<D>, to: &Place<D>) -> io::Result<StagedName> {
+        let mut name = draft.name();
+        if *name != StagedName::Unnamed {
+            return Ok(name.clone());
+        }
+        let staged = self.next_staged_name();
+        if let Some(session) = self.session_for(to) {
+            match session.link(&draft.file, &staged) {
+                Ok(()) => {
+                    *name = StagedName::Staging(staged);
+                    return Ok(name.clone());
+                }
+                // A boundary that the device number does not show (a project quota).
+                Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let hidden = self.hidden_name(&staged);
+        self.disk.link(&draft.file, &draft.place.dir, &hidden)?;
+        *name = StagedName::Beside(hidden);
+        Ok(name.clone())
+    }
+
+    /// Drops a draft; its content goes to salvage where a `reason` is given.
+    fn discard(&self, draft: &Draft<D>, reason: Option<Reason>) {
+        {
+            let mut slots = self.slots();
+            slots.remove(draft);
+            draft.state().phase = Phase::Gone;
+        }
+        if let Some(reason) = reason {
+            self.keep(draft, reason);
+        }
+        let name = std::mem::replace(&mut *draft.name(), StagedName::Unnamed);
+        self.drop_staged(&draft.place, &name);
+    }
+
+    fn keep(&self, draft: &Draft<D>, reason: Reason) {
+        let len = self.disk.stat_file(&draft.file).map_or(0, |stat| stat.len);
+        log::info!(
+            "{}: draft of {len} bytes dropped: {}",
+            draft.path.display(),
+            reason.text()
+        );
+        if len == 0 {
+            return;
+        }
+        let Some(salvage) = &self.salvage else { return };
+        let name = draft.name().clone();
+        let kept = match (&name, &self.session) {
+            (StagedName::Staging(name), Some(session)) => {
+                salvage.take(session.dir(), name, &self.description(draft, reason))
+            }
+            (StagedName::Beside(name), _) => {
+                salvage.take(&draft.place.dir, name, &self.description(draft, reason))
+            }
+            _ => salvage.link(&draft.file, &self.description(draft, reason)),
+        };
+        if let Err(error) = kept {
+            log::error!(
+                "{}: draft could not be salvaged: {error}",
+                draft.path.display()
+            );
+        }
+    }
+
+    fn description(&self, draft: &Draft<D>, reason: Reason) -> Description {
+        let process = draft.opener.map(|opener| {
+            let name = self.processes.name(opener.pid).unwrap_or_default();
+            format!("{} {name}", opener.pid).trim_end().to_owned()
+        });
+        Description {
+            path: Some(draft.path.clone()),
+            reason,
+            process,
+            uid: Some(draft.uid),
+        }
+    }
+
+    /// Removes the name of a file that will not be published.
+    pub(super) fn drop_staged(&self, place: &Place<D>, name: &StagedName) {
+        let removed = match name {
+            StagedName::Unnamed => Ok(()),
+            StagedName::Staging(name) => self
+                .session
+                .as_ref()
+                .map_or(Ok(()), |session| session.remove(name)),
+            StagedName::Beside(name) => self.disk.remove(&place.dir, name),
+        };
+        if let Err(error) = removed
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            log::warn!("a staged file could not be removed: {error}");
+        }
+    }
+
+    fn undescribe(&self, staged: &StagedName) {
+        if let (StagedName::Staging(name), Some(session)) = (staged, &self.session) {
+            session.undescribe(name);
+        }
+    }
+
+    /// The session, if what is staged there can be renamed to `place`.
+    pub(super) fn session_for(&self, place: &Place<D>) -> Option<&Session<D>> {
+        self.session
+            .as_ref()
+            .filter(|session| session.device() == place.slot.dir.device)
+    }
+
+    pub(super) fn next_staged_name(&self) -> OsString {
+        self.next_draft
+            .fetch_add(1, Ordering::Relaxed)
+            .to_string()
+            .into()
+    }
+
+    /// A name for a draft beside its target, which the mount never shows.
+    pub(super) fn hidden_name(&self, staged: &std::ffi::OsStr) -> OsString {
+        let session = self.session.as_ref().map_or("0", Session::id);
+        let mut name = OsString::from(HIDDEN_PREFIX);
+        name.push(session);
+        name.push("-");
+        name.push(staged);
+        name
+    }
+}

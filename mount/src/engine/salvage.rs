@@ -1,0 +1,381 @@
+//! Salvage: what was dropped is kept for its owner.
+//!
+//! `data/.polystore/salvage/ID` is the content, `ID.json` says what it is. Both
+//! are ordinary files: without polystore they can be read and copied, too.
+//! Bounded in age and in bytes; the oldest goes first.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use polystore::disk::{Disk, Kind, SystemDisk};
+use serde_json::{Value, json};
+
+use super::staging::{self, OWN_DIR, ensure_dir};
+use super::unpoisoned;
+
+/// The directory of salvage in `.polystore`.
+pub const DIR: &str = "salvage";
+
+/// How long things are kept.
+pub const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+const NOTE: &str = ".json";
+
+/// Why a draft was not published.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// The process that wrote it was killed.
+    WriterKilled,
+    /// A write to it failed.
+    WriteError,
+    /// Its name was removed or given to something else while it was open.
+    NameTaken,
+    /// It could not be put in place: its directory is gone or became read-only.
+    Unpublishable,
+    /// The mount died while it was open.
+    MountDied,
+}
+
+impl Reason {
+    /// What people read.
+    pub fn text(self) -> &'static str {
+        match self {
+            Reason::WriterKilled => "its writer was killed",
+            Reason::WriteError => "a write to it failed",
+            Reason::NameTaken => "its name was removed or replaced while it was open",
+            Reason::Unpublishable => "it could not be put in place",
+            Reason::MountDied => "the mount ended while it was open",
+        }
+    }
+}
+
+/// What is known of a dropped draft.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Description {
+    /// Where it was to be published, from the root of the data.
+    pub path: Option<PathBuf>,
+    /// Why it was not.
+    pub reason: Reason,
+    /// Number and name of the process that opened it.
+    pub process: Option<String>,
+    /// The user who opened it.
+    pub uid: Option<u32>,
+}
+
+impl Description {
+    /// Of a draft of which nothing is known but why it was dropped.
+    pub fn unknown(reason: Reason) -> Description {
+        Description {
+            path: None,
+            reason,
+            process: None,
+            uid: None,
+        }
+    }
+
+    pub(super) fn to_json(&self) -> Vec<u8> {
+        let path = self.path.as_deref().map(path_to_json);
+        let note = json!({
+            "path": path,
+            "reason": self.reason.text(),
+            "process": self.process,
+            "uid": self.uid,
+        });
+        format!("{note:#}\n").into_bytes()
+    }
+
+    /// The description that `text` holds; its reason is for the reader to set.
+    pub(super) fn from_json(text: &[u8]) -> Option<Description> {
+        let note: Value = serde_json::from_slice(text).ok()?;
+        Some(Description {
+            path: note.get("path").and_then(path_from_json),
+            reason: Reason::MountDied,
+            process: note
+                .get("process")
+                .and_then(Value::as_str)
+                .map(str::to_owned),
+            uid: note
+                .get("uid")
+                .and_then(Value::as_u64)
+                .and_then(|uid| u32::try_from(uid).ok()),
+        })
+    }
+}
+
+/// A path as JSON: text, or its bytes where it is none.
+fn path_to_json(path: &Path) -> Value {
+    match path.to_str() {
+        Some(text) => json!(text),
+        None => json!(path.as_os_str().as_encoded_bytes()),
+    }
+}
+
+fn path_from_json(value: &Value) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStringExt;
+    if let Some(text) = value.as_str() {
+        return Some(PathBuf::from(text));
+    }
+    let bytes: Option<Vec<u8>> = value
+        .as_array()?
+        .iter()
+        .map(|byte| byte.as_u64().and_then(|byte| u8::try_from(byte).ok()))
+        .collect();
+    Some(PathBuf::from(OsString::from_vec(bytes?)))
+}
+
+/// The salvage of a data directory, as its mount fills it.
+pub struct Salvage<D: Disk> {
+    disk: Arc<D>,
+    dir: D::Dir,
+    limit: u64,
+    session: String,
+    next: AtomicU64,
+    purging: Mutex<()>,
+}
+
+impl<D: Disk> Salvage<D> {
+    /// Opens the salvage in `own` (`.polystore`), which keeps at most `limit` bytes.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn open(disk: &Arc<D>, own: &D::Dir, limit: u64, session: &str) -> io::Result<Salvage<D>> {
+        let dir = ensure_dir(&**disk, own, OsStr::new(DIR))?;
+        Ok(Salvage {
+            disk: disk.clone(),
+            dir,
+            limit,
+            session: session.to_owned(),
+            next: AtomicU64::new(1),
+            purging: Mutex::new(()),
+        })
+    }
+
+    /// Keeps the staged file `name` of `from`, which loses that name.
+    pub(super) fn take(&self, from: &D::Dir, name: &OsStr, what: &Description) -> io::Result<()> {
+        let id = self.next_id();
+        self.note(&id, what)?;
+        self.disk.rename(from, name, &self.dir, &id, false)?;
+        self.purge();
+        Ok(())
+    }
+
+    /// Keeps a file that has no name.
+    pub(super) fn link(&self, file: &D::File, what: &Description) -> io::Result<()> {
+        let id = self.next_id();
+        self.note(&id, what)?;
+        self.disk.link(file, &self.dir, &id)?;
+        self.purge();
+        Ok(())
+    }
+
+    fn note(&self, id: &OsStr, what: &Description) -> io::Result<()> {
+        let file = self.disk.create_new(&self.dir, &note_of(id), 0o600)?;
+        staging::write_all(&*self.disk, &file, &what.to_json())
+    }
+
+    /// Seconds since 1970 first, so that names sort by age.
+    fn next_id(&self) -> OsString {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        format!(
+            "{:010}-{}-{number}",
+            seconds(SystemTime::now()),
+            self.session
+        )
+        .into()
+    }
+
+    /// Drops what is too old or too much, the oldest first.
+    pub fn purge(&self) {
+        let _one_at_a_time = unpoisoned(&self.purging);
+        let mut total: u64 = 0;
+        let oldest = seconds(SystemTime::now()).saturating_sub(KEPT_FOR.as_secs());
+        for (id, len) in self.newest_first() {
+            total = total.saturating_add(len);
+            if total > self.limit || born(&id) < oldest {
+                self.remove(&id);
+            }
+        }
+    }
+
+    /// Drops the oldest thing, for somebody who needs the space. Whether there was one.
+    pub fn make_room(&self) -> bool {
+        let _one_at_a_time = unpoisoned(&self.purging);
+        match self.newest_first().last() {
+            Some((id, _)) => {
+                log::warn!("the disk is full: salvaged draft {} dropped", id.display());
+                self.remove(id);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn newest_first(&self) -> Vec<(OsString, u64)> {
+        let names = self.disk.list(&self.dir).unwrap_or_default();
+        let mut items: Vec<(OsString, u64)> = names
+            .into_iter()
+            .filter(|name| !is_note(name))
+            .filter_map(|name| Some((self.disk.stat(&self.dir, &name).ok()??.len, name)))
+            .map(|(len, name)| (name, len))
+            .collect();
+        items.sort_unstable();
+        items.reverse();
+        items
+    }
+
+    fn remove(&self, id: &OsStr) {
+        for name in [id.to_owned(), note_of(id)] {
+            if let Err(error) = self.disk.remove(&self.dir, &name)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                log::warn!("salvage {name:?}: {error}");
+            }
+        }
+    }
+}
+
+fn note_of(id: &OsStr) -> OsString {
+    let mut note = id.to_owned();
+    note.push(NOTE);
+    note
+}
+
+fn is_note(name: &OsStr) -> bool {
+    name.as_encoded_bytes().ends_with(NOTE.as_bytes())
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}
+
+fn born(id: &OsStr) -> u64 {
+    id.to_str()
+        .and_then(|id| id.split('-').next()?.parse().ok())
+        .unwrap_or(0)
+}
+
+/// Something in salvage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Item {
+    /// What it is asked for by.
+    pub id: String,
+    /// Where it was to be published, from the root of the data; `None` if that was not known.
+    pub path: Option<PathBuf>,
+    /// Why it was not.
+    pub reason: String,
+    /// Its length in bytes.
+    pub size: u64,
+    /// When it was dropped.
+    pub time: SystemTime,
+    /// Number and name of the process that opened it.
+    pub process: Option<String>,
+}
+
+/// What is in the salvage of the data directory `data`, newest first.
+///
+/// # Errors
+/// Those of reading it; a directory without salvage has an empty one.
+pub fn list(data: &Path) -> io::Result<Vec<Item>> {
+    let dir = data.join(OWN_DIR).join(DIR);
+    let entries = match std::fs::read_dir(&dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut items = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name();
+        if let Some(id) = name.to_str().filter(|_| !is_note(&name)) {
+            items.push(item(&dir, id, &entry)?);
+        }
+    }
+    items.sort_by(|a, b| b.id.cmp(&a.id));
+    Ok(items)
+}
+
+fn item(dir: &Path, id: &str, entry: &std::fs::DirEntry) -> io::Result<Item> {
+    let note: Value = std::fs::read(dir.join(note_of(OsStr::new(id))))
+        .ok()
+        .and_then(|text| serde_json::from_slice(&text).ok())
+        .unwrap_or(Value::Null);
+    let text = |key: &str| note.get(key).and_then(Value::as_str).map(str::to_owned);
+    Ok(Item {
+        id: id.to_owned(),
+        path: note.get("path").and_then(path_from_json),
+        reason: text("reason").unwrap_or_else(|| "unknown".to_owned()),
+        size: entry.metadata()?.len(),
+        time: UNIX_EPOCH + Duration::from_secs(born(OsStr::new(id))),
+        process: text("process"),
+    })
+}
+
+/// Puts the salvaged draft `id` of `data` back in one step: to its old path, or to `to`.
+/// Returns where it is then.
+///
+/// # Errors
+/// `NotFound` for an unknown id, `InvalidInput` where no path is known and none is given,
+/// `AlreadyExists` where something is there and `force` is not given; else the disk's.
+pub fn restore(data: &Path, id: &str, to: Option<&Path>, force: bool) -> io::Result<PathBuf> {
+    let item = list(data)?
+        .into_iter()
+        .find(|item| item.id == id)
+        .ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::NotFound,
+                format!("no salvaged draft {id} in {}", data.display()),
+            )
+        })?;
+    let target = match (to, &item.path) {
+        (Some(to), _) => to.to_owned(),
+        (None, Some(path)) => data.join(path),
+        (None, None) => {
+            let text = format!("where {id} belongs is not known: say --to FILE");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+    };
+    let name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let parent = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let disk = SystemDisk;
+    let salvage = data.join(OWN_DIR).join(DIR);
+    let from = disk.open_dir(&salvage)?;
+    let into = disk.open_dir(parent)?;
+    if disk
+        .stat(&into, name)?
+        .is_some_and(|stat| stat.kind != Kind::File)
+    {
+        let text = format!("{} is not a regular file", target.display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+    }
+    match disk.rename(&from, OsStr::new(id), &into, name, force) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+            copy_out(&salvage.join(id), &target, force)?;
+            std::fs::remove_file(salvage.join(id))?;
+        }
+        other => other?,
+    }
+    match std::fs::remove_file(salvage.join(note_of(OsStr::new(id)))) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    Ok(target)
+}
+
+/// Copies to another file system, whole or not at all.
+fn copy_out(from: &Path, to: &Path, force: bool) -> io::Result<()> {
+    if !force && to.try_exists()? {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    let mut source = std::fs::File::open(from)?;
+    let options = polystore::AtomicWriteOptions::new();
+    let mut target = polystore::AtomicFile::open(to, &options)?;
+    io::copy(&mut source, &mut target)?;
+    target.commit()
+}

@@ -1,0 +1,74 @@
+//! Who sees a draft under its name.
+
+use std::sync::Arc;
+
+use polystore::disk::Disk;
+
+use super::Engine;
+use super::draft::{Draft, Phase};
+use super::process::{Caller, Process, Processes, descends};
+use super::slot::SlotKey;
+
+/// What a name means to a caller.
+pub enum View<D: Disk> {
+    /// The draft, although it is not published.
+    Draft(Arc<Draft<D>>),
+    /// What is published, if anything. `volatile` if it can change at any moment, because
+    /// there are drafts: nobody may remember the answer.
+    Published {
+        /// See above.
+        volatile: bool,
+    },
+}
+
+impl<D: Disk, P: Processes> Engine<D, P> {
+    /// What `slot` means to `caller`.
+    pub fn view(&self, caller: Caller, slot: &SlotKey) -> View<D> {
+        let drafts = self.slots().drafts(slot).to_vec();
+        if drafts.is_empty() {
+            return View::Published { volatile: false };
+        }
+        let process = self.processes.process_of(caller.tid);
+        drafts
+            .into_iter()
+            .rev()
+            .find(|draft| self.sees(process, draft))
+            .map_or(View::Published { volatile: true }, View::Draft)
+    }
+
+    /// Whether any draft is on its way to a name in this directory.
+    pub fn has_drafts_in(&self, dir: polystore::disk::FileId) -> bool {
+        self.slots().any_in(dir)
+    }
+
+    /// Whether any draft is on its way to this name.
+    pub fn has_drafts(&self, slot: &SlotKey) -> bool {
+        !self.slots().drafts(slot).is_empty()
+    }
+
+    /// Whether `process` finds `draft` under its name: of a new name, its maker and the
+    /// maker's descendants; of an existing one, who opened it and that process's forks, once
+    /// it is written and while they have not exec'd since (`sort f > f` reads the old version).
+    pub(super) fn sees(&self, process: Option<Process>, draft: &Draft<D>) -> bool {
+        let (Some(process), Some(opener)) = (process, draft.opener) else {
+            return false;
+        };
+        if draft.phase() != Phase::Private {
+            return false;
+        }
+        if draft.new_name {
+            return descends(&self.processes, process, opener);
+        }
+        draft.is_written()
+            && draft.image.is_some()
+            && self.processes.image(process.pid) == draft.image
+            && descends(&self.processes, process, opener)
+    }
+
+    /// Whether `process` is the one that opened `draft` and still runs the same program.
+    pub(super) fn holds(&self, process: Process, draft: &Draft<D>) -> bool {
+        draft.opener == Some(process)
+            && draft.image.is_some()
+            && self.processes.image(process.pid) == draft.image
+    }
+}

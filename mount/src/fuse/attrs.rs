@@ -1,0 +1,230 @@
+//! SETATTR, STATFS and the extended attributes.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use fuser::{FileAttr, TimeOrNow};
+use polystore::disk::{Kind, SystemDisk};
+use rustix::fs::{
+    AtFlags, Gid, Mode, OFlags, StatVfs, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
+    XattrFlags,
+};
+
+use super::attr;
+use super::errno::stale;
+use super::fs::Fs;
+use super::handles::Target;
+use crate::engine::draft::{Draft, Phase};
+use crate::engine::opening::without_privileges;
+use crate::engine::process::Caller;
+
+/// What SETATTR asks for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Change {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// Owner.
+    pub uid: Option<u32>,
+    /// Group.
+    pub gid: Option<u32>,
+    /// Length.
+    pub size: Option<u64>,
+    /// Time of last access.
+    pub atime: Option<TimeOrNow>,
+    /// Time of last change of the content.
+    pub mtime: Option<TimeOrNow>,
+}
+
+fn timespec(time: Option<TimeOrNow>) -> Timespec {
+    let special = |nanoseconds| Timespec {
+        tv_sec: 0,
+        tv_nsec: nanoseconds,
+    };
+    match time {
+        None => special(UTIME_OMIT),
+        Some(TimeOrNow::Now) => special(UTIME_NOW),
+        Some(TimeOrNow::SpecificTime(time)) => since_epoch(time),
+    }
+}
+
+fn since_epoch(time: SystemTime) -> Timespec {
+    match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => Timespec {
+            tv_sec: after.as_secs() as i64,
+            tv_nsec: i64::from(after.subsec_nanos()),
+        },
+        Err(before) => {
+            let before = before.duration();
+            let borrow = i64::from(before.subsec_nanos() > 0);
+            Timespec {
+                tv_sec: -(before.as_secs() as i64) - borrow,
+                tv_nsec: borrow * 1_000_000_000 - i64::from(before.subsec_nanos()),
+            }
+        }
+    }
+}
+
+/// A path to an open file that works for descriptors which only name it.
+fn path_of(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// Applies all of `change` but the length.
+fn apply(fd: BorrowedFd<'_>, kind: Kind, change: &Change) -> io::Result<()> {
+    if change.uid.is_some() || change.gid.is_some() {
+        let (uid, gid) = (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw));
+        rustix::fs::chownat(fd, "", uid, gid, AtFlags::EMPTY_PATH)?;
+    }
+    if let Some(mode) = change.mode {
+        if kind == Kind::Symlink {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        rustix::fs::chmod(path_of(fd), Mode::from_raw_mode(mode & 0o7777))?;
+    }
+    if change.atime.is_some() || change.mtime.is_some() {
+        let times = Timestamps {
+            last_access: timespec(change.atime),
+            last_modification: timespec(change.mtime),
+        };
+        rustix::fs::utimensat(fd, "", &times, AtFlags::EMPTY_PATH)?;
+    }
+    Ok(())
+}
+
+impl Fs {
+    /// Changes the attributes of `node`.
+    pub fn setattr(
+        &self,
+        caller: Caller,
+        node: u64,
+        handle: Option<u64>,
+        change: &Change,
+    ) -> io::Result<(FileAttr, std::time::Duration)> {
+        if let Some(len) = change.size {
+            self.set_len(caller, node, handle, len)?;
+        }
+        let fd = self.tree.handle(node)?;
+        let kind = attr::kind(&attr::of_file(&fd)?);
+        apply(fd.as_fd(), kind, change)?;
+        for draft in self.drafts_beside(node) {
+            apply(draft.file.as_fd(), Kind::File, change)?;
+        }
+        self.getattr(node, handle)
+    }
+
+    fn set_len(&self, caller: Caller, node: u64, handle: Option<u64>, len: u64) -> io::Result<()> {
+        let open = handle
+            .and_then(|id| self.handles.get(id))
+            .filter(|handle| handle.writable);
+        if let Some(handle) = open {
+            return self.truncate(&handle, len);
+        }
+        if let Some(draft) = self.tree.draft(node)
+            && draft.phase() == Phase::Private
+        {
+            rustix::fs::ftruncate(&draft.file, len)?;
+            self.engine.wrote(&draft, len);
+            return Ok(());
+        }
+        // truncate(2) by path is an edit in one step, and edits are in place.
+        let file = match self.tree.pin(node) {
+            Some(pin) => {
+                let path = path_of(pin.as_fd());
+                rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?.into()
+            }
+            None => self.tree.open(node, OFlags::WRONLY)?,
+        };
+        rustix::fs::ftruncate(&file, len)?;
+        if caller.uid != 0 && self.uid == 0 {
+            let mode = u32::from(attr::of_file(&file)?.stx_mode) & 0o7777;
+            let cleared = without_privileges(mode);
+            if cleared != mode {
+                rustix::fs::fchmod(&file, Mode::from_raw_mode(cleared))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The drafts that are to replace the published file `node`: what is changed in it by path
+    /// is changed in them, too, or the next version would undo it.
+    fn drafts_beside(&self, node: u64) -> Vec<Arc<Draft<SystemDisk>>> {
+        if self.tree.draft(node).is_some() {
+            return Vec::new();
+        }
+        let slot = self.tree.nodes().slot(node);
+        slot.map_or_else(Vec::new, |slot| self.engine.rewrites_of(&slot))
+    }
+
+    /// What is known of the file system.
+    pub fn statfs(&self) -> io::Result<StatVfs> {
+        Ok(rustix::fs::fstatvfs(&**self.tree.root())?)
+    }
+
+    /// The extended attribute `name`, at most `size` bytes; only its length for a `size` of 0.
+    pub fn getxattr(&self, node: u64, name: &OsStr, size: u32) -> io::Result<(usize, Vec<u8>)> {
+        let fd = self.tree.handle(node)?;
+        let mut value = vec![0; size as usize];
+        let len = rustix::fs::getxattr(path_of(fd.as_fd()), name, value.as_mut_slice())?;
+        value.truncate(len.min(size as usize));
+        Ok((len, value))
+    }
+
+    /// The names of the extended attributes, as [`getxattr`](Self::getxattr) gives a value.
+    pub fn listxattr(&self, node: u64, size: u32) -> io::Result<(usize, Vec<u8>)> {
+        let fd = self.tree.handle(node)?;
+        let mut names = vec![0; size as usize];
+        let len = rustix::fs::listxattr(path_of(fd.as_fd()), names.as_mut_slice())?;
+        names.truncate(len.min(size as usize));
+        Ok((len, names))
+    }
+
+    /// Sets an extended attribute, of the published version and of its drafts.
+    pub fn setxattr(&self, node: u64, name: &OsStr, value: &[u8], flags: i32) -> io::Result<()> {
+        let flags = XattrFlags::from_bits_retain(flags as u32);
+        let fd = self.tree.handle(node)?;
+        rustix::fs::setxattr(path_of(fd.as_fd()), name, value, flags)?;
+        for draft in self.drafts_beside(node) {
+            rustix::fs::fsetxattr(&draft.file, name, value, XattrFlags::empty())?;
+        }
+        Ok(())
+    }
+
+    /// Removes an extended attribute, of the published version and of its drafts.
+    pub fn removexattr(&self, node: u64, name: &OsStr) -> io::Result<()> {
+        let fd = self.tree.handle(node)?;
+        rustix::fs::removexattr(path_of(fd.as_fd()), name)?;
+        for draft in self.drafts_beside(node) {
+            let _ = rustix::fs::fremovexattr(&draft.file, name); // It may never have had it.
+        }
+        Ok(())
+    }
+
+    /// The handle with number `id`, if it is one of a file.
+    pub fn file_handle(&self, id: u64) -> io::Result<Arc<super::handles::Handle>> {
+        self.handles
+            .get(id)
+            .filter(|handle| !matches!(handle.target, Target::Directory(_)))
+            .ok_or_else(stale)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn times_keep_their_nanoseconds_on_both_sides_of_1970() {
+        let of = |time| {
+            let spec = since_epoch(time);
+            (spec.tv_sec, spec.tv_nsec)
+        };
+        assert_eq!(of(UNIX_EPOCH + Duration::new(5, 7)), (5, 7));
+        assert_eq!(of(UNIX_EPOCH - Duration::new(5, 0)), (-5, 0));
+        assert_eq!(of(UNIX_EPOCH - Duration::new(5, 1)), (-6, 999_999_999));
+    }
+}

@@ -1,0 +1,714 @@
+//! The kernel's requests: each is taken apart, put in its place in the order, and answered.
+//!
+//! What cannot take long is done by the thread that reads requests (LOOKUP, OPEN, GETATTR and
+//! the like); what can wait for the disk goes to the pool.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+};
+
+use super::attrs::Change;
+use super::errno::errno;
+use super::fs::{Entry, Fs, caller};
+use super::io::read_cached;
+use super::locking::Asked;
+use super::names::NewMode;
+use crate::engine::locks::Kind;
+use crate::engine::order::Claim;
+
+/// Biggest write request. Bigger ones save nothing that could be measured.
+const MAX_WRITE: u32 = 1 << 20;
+
+/// Requests that nobody waits for (releases, readahead) which the kernel keeps in flight: a
+/// release must never be held back behind others.
+const MAX_BACKGROUND: u16 = 4096;
+
+/// Reads up to this size are tried from the page cache by the reading thread itself.
+const INLINE_READ: usize = 256 * 1024;
+
+/// The adapter between fuser and [`Fs`].
+pub struct Adapter(pub Arc<Fs>);
+
+fn send_entry(reply: ReplyEntry, entry: io::Result<Entry>) {
+    match entry {
+        Ok(entry) => reply.entry_with_ttls(
+            &entry.attr_ttl,
+            &entry.entry_ttl,
+            &entry.attr,
+            Generation(entry.generation),
+        ),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn send_empty(reply: ReplyEmpty, done: io::Result<()>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn send_written(reply: ReplyWrite, written: io::Result<u32>) {
+    match written {
+        Ok(count) => reply.written(count),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+fn send_xattr(reply: ReplyXattr, size: u32, value: io::Result<(usize, Vec<u8>)>) {
+    match value {
+        Ok((len, _)) if size == 0 => reply.size(len as u32),
+        Ok((_, value)) => reply.data(&value),
+        Err(error) => reply.error(errno(&error)),
+    }
+}
+
+impl Adapter {
+    /// The claim of changing `name` in `parent`.
+    fn change(&self, parent: INodeNo, name: &OsStr) -> Claim {
+        self.0
+            .tree
+            .slot(parent.0, name)
+            .map_or_else(|_| Claim::default(), Claim::change)
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let wanted = [
+            InitFlags::FUSE_ATOMIC_O_TRUNC,
+            InitFlags::FUSE_AUTO_INVAL_DATA,
+            InitFlags::FUSE_POSIX_LOCKS,
+            InitFlags::FUSE_FLOCK_LOCKS,
+            InitFlags::FUSE_DO_READDIRPLUS,
+            InitFlags::FUSE_READDIRPLUS_AUTO,
+            InitFlags::FUSE_PARALLEL_DIROPS,
+            InitFlags::FUSE_ASYNC_DIO,
+            InitFlags::FUSE_DONT_MASK,
+            InitFlags::FUSE_POSIX_ACL,
+            InitFlags::FUSE_CACHE_SYMLINKS,
+            InitFlags::FUSE_HANDLE_KILLPRIV_V2,
+            InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
+        ];
+        for flag in wanted {
+            if config.add_capabilities(flag).is_err() {
+                log::debug!("the kernel does not offer {flag:?}");
+            }
+        }
+        let needed = InitFlags::FUSE_ATOMIC_O_TRUNC
+            | InitFlags::FUSE_POSIX_LOCKS
+            | InitFlags::FUSE_FLOCK_LOCKS;
+        if !config.capabilities().contains(needed) {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the kernel's FUSE is too old",
+            ));
+        }
+        // Both take any value from 1 on and, of what is too much, name the most there is.
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        let _ = config.set_max_write(MAX_WRITE);
+        Ok(())
+    }
+
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (caller, name) = (caller(request), name.to_owned());
+        let claim = self.0.tree.slot(parent.0, &name).map(Claim::look);
+        self.0.inline(claim, move |fs| {
+            send_entry(reply, fs.lookup(caller, parent.0, &name))
+        });
+    }
+
+    fn forget(&self, _request: &Request, node: INodeNo, count: u64) {
+        self.0.forget(node.0, count);
+    }
+
+    fn getattr(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        handle: Option<FileHandle>,
+        reply: ReplyAttr,
+    ) {
+        let claim = self.0.look(node.0);
+        self.0.inline(claim, move |fs| {
+            match fs.getattr(node.0, handle.map(|handle| handle.0)) {
+                Ok((attr, ttl)) => reply.attr(&ttl, &attr),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn setattr(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        handle: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let caller = caller(request);
+        let change = Change {
+            mode,
+            uid,
+            gid,
+            size,
+            atime,
+            mtime,
+        };
+        let claim = self.0.look(node.0).unwrap_or_default();
+        self.0.queue(claim, move |fs| {
+            match fs.setattr(caller, node.0, handle.map(|handle| handle.0), &change) {
+                Ok((attr, ttl)) => reply.attr(&ttl, &attr),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
+        match self.0.readlink(node.0) {
+            Ok(target) => reply.data(&target),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let (caller, claim, name) = (caller(request), self.change(parent, name), name.to_owned());
+        let new = NewMode { mode, umask };
+        self.0.queue(claim, move |fs| {
+            send_entry(reply, fs.mknod(caller, parent.0, &name, new, rdev))
+        });
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let (caller, claim, name) = (caller(request), self.change(parent, name), name.to_owned());
+        let new = NewMode { mode, umask };
+        self.0.queue(claim, move |fs| {
+            send_entry(reply, fs.mkdir(caller, parent.0, &name, new))
+        });
+    }
+
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (caller, claim, name) = (caller(request), self.change(parent, name), name.to_owned());
+        self.0.queue(claim, move |fs| {
+            send_empty(reply, fs.unlink(caller, parent.0, &name))
+        });
+    }
+
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (caller, name) = (caller(request), name.to_owned());
+        let mut claim = self.change(parent, &name);
+        // What is being published inside comes first.
+        if let Ok(stat) = self
+            .0
+            .tree
+            .dir(parent.0)
+            .and_then(|dir| super::attr::of_name(&*dir, &name))
+        {
+            claim = claim.and(Claim::whole(super::attr::id(&stat)));
+        }
+        self.0.queue(claim, move |fs| {
+            send_empty(reply, fs.rmdir(caller, parent.0, &name))
+        });
+    }
+
+    fn symlink(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        target: &Path,
+        reply: ReplyEntry,
+    ) {
+        let (caller, claim) = (caller(request), self.change(parent, name));
+        let (name, target) = (name.to_owned(), target.to_owned());
+        self.0.queue(claim, move |fs| {
+            send_entry(reply, fs.symlink(caller, parent.0, &name, &target))
+        });
+    }
+
+    fn rename(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        to_parent: INodeNo,
+        to_name: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let caller = caller(request);
+        let claim = self
+            .change(parent, name)
+            .and(self.change(to_parent, to_name));
+        let (name, to_name) = (name.to_owned(), to_name.to_owned());
+        self.0.queue(claim, move |fs| {
+            send_empty(
+                reply,
+                fs.rename(caller, (parent.0, &name), (to_parent.0, &to_name), flags),
+            );
+        });
+    }
+
+    fn link(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        parent: INodeNo,
+        name: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        let caller = caller(request);
+        let claim = self.change(parent, name);
+        let claim = match self.0.tree.nodes().slot(node.0) {
+            Some(slot) => claim.and(Claim::change(slot)),
+            None => claim,
+        };
+        let name = name.to_owned();
+        self.0.queue(claim, move |fs| {
+            send_entry(reply, fs.link(caller, node.0, parent.0, &name))
+        });
+    }
+
+    fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let caller = caller(request);
+        let claim = self.0.look(node.0);
+        self.0
+            .inline(claim, move |fs| match fs.open(caller, node.0, flags.0) {
+                Ok(opened) => reply.opened(FileHandle(opened.handle), opened.flags),
+                Err(error) => reply.error(errno(&error)),
+            });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (caller, name) = (caller(request), name.to_owned());
+        let claim = Ok(self.change(parent, &name));
+        self.0.inline(claim, move |fs| {
+            match fs.create(caller, parent.0, &name, (mode, umask), flags) {
+                Ok((entry, opened)) => {
+                    let handle = FileHandle(opened.handle);
+                    reply.created(
+                        &entry.entry_ttl,
+                        &entry.attr,
+                        Generation(entry.generation),
+                        handle,
+                        opened.flags,
+                    );
+                }
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let handle = match self.0.file_handle(handle.0) {
+            Ok(handle) => handle,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let mut buffer = vec![0; size as usize];
+        if buffer.len() <= INLINE_READ
+            && let Some(read) = read_cached(&handle, offset, &mut buffer)
+        {
+            return reply.data(&buffer[..read]);
+        }
+        self.0
+            .aside(move |fs| match fs.read(&handle, offset, &mut buffer) {
+                Ok(read) => reply.data(&buffer[..read]),
+                Err(error) => reply.error(errno(&error)),
+            });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let handle = match self.0.file_handle(handle.0) {
+            Ok(handle) => handle,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let data = data.to_vec();
+        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        self.0
+            .aside(move |fs| send_written(reply, fs.write(&handle, offset, &data, kill)));
+    }
+
+    fn flush(
+        &self,
+        request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        let handle = match self.0.file_handle(handle.0) {
+            Ok(handle) => handle,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        match self.0.flush(caller(request), &handle, owner.0) {
+            Ok(true) => self.0.aside(move |fs| send_empty(reply, fs.seal(&handle))),
+            Ok(false) => reply.ok(),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.0.release(handle.0);
+        reply.ok();
+    }
+
+    fn fsync(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        match self.0.file_handle(handle.0) {
+            Ok(handle) => self
+                .0
+                .aside(move |fs| send_empty(reply, fs.fsync(&handle, datasync))),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.0.opendir(node.0) {
+            Ok(opened) => reply.opened(FileHandle(opened.handle), opened.flags),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let claim = self.0.look(node.0).unwrap_or_default();
+        self.0.queue(claim, move |fs| {
+            match fs.readdir(handle.0, offset, &mut reply) {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        request: &Request,
+        node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let caller = caller(request);
+        let claim = self.0.look(node.0).unwrap_or_default();
+        self.0.queue(claim, move |fs| {
+            match fs.readdirplus(caller, handle.0, offset, &mut reply) {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(&error)),
+            }
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.0.release(handle.0);
+        reply.ok();
+    }
+
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        _handle: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let claim = self.0.look(node.0).unwrap_or_default();
+        self.0
+            .queue(claim, move |fs| send_empty(reply, fs.fsyncdir(node.0)));
+    }
+
+    fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
+        match self.0.statfs() {
+            Ok(vfs) => reply.statfs(
+                vfs.f_blocks,
+                vfs.f_bfree,
+                vfs.f_bavail,
+                vfs.f_files,
+                vfs.f_ffree,
+                vfs.f_bsize as u32,
+                vfs.f_namemax as u32,
+                vfs.f_frsize as u32,
+            ),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let (name, value) = (name.to_owned(), value.to_vec());
+        let claim = self.0.look(node.0).unwrap_or_default();
+        self.0.queue(claim, move |fs| {
+            send_empty(reply, fs.setxattr(node.0, &name, &value, flags))
+        });
+    }
+
+    fn getxattr(
+        &self,
+        _request: &Request,
+        node: INodeNo,
+        name: &OsStr,
+        size: u32,
+        reply: ReplyXattr,
+    ) {
+        let name = name.to_owned();
+        let claim = self.0.look(node.0);
+        self.0.inline(claim, move |fs| {
+            send_xattr(reply, size, fs.getxattr(node.0, &name, size))
+        });
+    }
+
+    fn listxattr(&self, _request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        let claim = self.0.look(node.0);
+        self.0.inline(claim, move |fs| {
+            send_xattr(reply, size, fs.listxattr(node.0, size))
+        });
+    }
+
+    fn removexattr(&self, _request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let name = name.to_owned();
+        let claim = self.0.look(node.0).unwrap_or_default();
+        self.0.queue(claim, move |fs| {
+            send_empty(reply, fs.removexattr(node.0, &name))
+        });
+    }
+
+    fn getlk(
+        &self,
+        request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let asked = Asked {
+            handle: handle.0,
+            owner: owner.0,
+            start,
+            end,
+            typ,
+            pid,
+            tid: request.pid(),
+        };
+        match self.0.getlk(asked) {
+            Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
+            Ok(Some(held)) => {
+                let typ = if held.kind == Kind::Shared {
+                    libc::F_RDLCK
+                } else {
+                    libc::F_WRLCK
+                };
+                reply.locked(held.start, held.end, typ, held.pid);
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn setlk(
+        &self,
+        request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let asked = Asked {
+            handle: handle.0,
+            owner: owner.0,
+            start,
+            end,
+            typ,
+            pid,
+            tid: request.pid(),
+        };
+        self.0.setlk(asked, sleep, reply);
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        match self.0.file_handle(handle.0) {
+            Ok(handle) => self
+                .0
+                .aside(move |fs| send_empty(reply, fs.fallocate(&handle, offset, length, mode))),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        handle: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        match self
+            .0
+            .file_handle(handle.0)
+            .and_then(|handle| self.0.lseek(&handle, offset, whence))
+        {
+            Ok(offset) => reply.offset(offset),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _from: INodeNo,
+        from_handle: FileHandle,
+        from_offset: u64,
+        _to: INodeNo,
+        to_handle: FileHandle,
+        to_offset: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let both = self
+            .0
+            .file_handle(from_handle.0)
+            .and_then(|from| Ok((from, self.0.file_handle(to_handle.0)?)));
+        match both {
+            Ok((from, to)) => self.0.aside(move |fs| {
+                send_written(
+                    reply,
+                    fs.copy_range((&from, from_offset), (&to, to_offset), len),
+                );
+            }),
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
+
+    fn ioctl(
+        &self,
+        _request: &Request,
+        _node: INodeNo,
+        _handle: FileHandle,
+        _flags: fuser::IoctlFlags,
+        _command: u32,
+        _data: &[u8],
+        _size: u32,
+        reply: fuser::ReplyIoctl,
+    ) {
+        reply.error(Errno::ENOTTY);
+    }
+}

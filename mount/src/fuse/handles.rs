@@ -1,0 +1,142 @@
+//! Open handles: what the kernel's `fh` stands for.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use polystore::disk::{FileId, SystemDisk};
+
+use super::listing::Stream;
+use crate::engine::draft::{Draft, Writer};
+use crate::engine::locks::Table;
+use crate::engine::process::Process;
+
+/// What a handle gives access to.
+pub enum Target {
+    /// A published file, by its own descriptor.
+    Version {
+        /// The descriptor.
+        file: Arc<File>,
+        /// The inode, if it is open for append.
+        appending: Option<FileId>,
+    },
+    /// A draft, to write (and read) it.
+    Writer(Writer<SystemDisk>),
+    /// A draft, to read it.
+    DraftReader(Arc<Draft<SystemDisk>>),
+    /// A directory's names.
+    Directory(Mutex<Stream>),
+}
+
+/// One open file description.
+pub struct Handle {
+    /// Its number.
+    pub id: u64,
+    /// The node it was opened as.
+    pub node: u64,
+    /// What it gives access to.
+    pub target: Target,
+    /// Whether every write has to be durable when it returns (O_SYNC, O_DSYNC).
+    pub synchronous: bool,
+    /// Whether it may write.
+    pub writable: bool,
+    /// Who opened it.
+    pub opener: Option<Process>,
+    /// The lock table it locked in first.
+    pub table: OnceLock<Arc<Table>>,
+    /// Whether suid, sgid and capabilities are known to be gone.
+    pub unprivileged: AtomicBool,
+    /// Whether anything was written through it.
+    pub written: AtomicBool,
+    /// Whether it is noted as an in-place file with byte-range locks.
+    pub locked_in_place: AtomicBool,
+}
+
+impl Handle {
+    /// The backing file, of a handle that has one.
+    pub fn file(&self) -> Option<&File> {
+        match &self.target {
+            Target::Version { file, .. } => Some(file),
+            Target::Writer(writer) => Some(&writer.draft.file),
+            Target::DraftReader(draft) => Some(&draft.file),
+            Target::Directory(_) => None,
+        }
+    }
+
+    /// The draft it writes to.
+    pub fn writer(&self) -> Option<&Writer<SystemDisk>> {
+        match &self.target {
+            Target::Writer(writer) => Some(writer),
+            _ => None,
+        }
+    }
+}
+
+/// All open handles.
+#[derive(Default)]
+pub struct Handles {
+    map: Mutex<HashMap<u64, Arc<Handle>>>,
+    next: AtomicU64,
+}
+
+/// What [`Handles::add`] is told; the rest starts empty.
+pub struct NewHandle {
+    /// See [`Handle`].
+    pub node: u64,
+    /// See [`Handle`].
+    pub target: Target,
+    /// See [`Handle`].
+    pub synchronous: bool,
+    /// See [`Handle`].
+    pub writable: bool,
+    /// See [`Handle`].
+    pub opener: Option<Process>,
+}
+
+impl Handles {
+    /// Adds a handle.
+    pub fn add(&self, new: NewHandle) -> Arc<Handle> {
+        let id = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let handle = Arc::new(Handle {
+            id,
+            node: new.node,
+            target: new.target,
+            synchronous: new.synchronous,
+            writable: new.writable,
+            opener: new.opener,
+            table: OnceLock::new(),
+            unprivileged: AtomicBool::new(false),
+            written: AtomicBool::new(false),
+            locked_in_place: AtomicBool::new(false),
+        });
+        self.map
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id, handle.clone());
+        handle
+    }
+
+    /// The handle with number `id`.
+    pub fn get(&self, id: u64) -> Option<Arc<Handle>> {
+        self.map
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&id)
+            .cloned()
+    }
+
+    /// Removes a handle.
+    pub fn remove(&self, id: u64) -> Option<Arc<Handle>> {
+        self.map
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .remove(&id)
+    }
+
+    /// All handles there are, without keeping them in the table.
+    pub fn take_all(&self) -> Vec<Arc<Handle>> {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        map.drain().map(|(_, handle)| handle).collect()
+    }
+}

@@ -1,0 +1,228 @@
+//! READ, WRITE, FALLOCATE, LSEEK and COPY_FILE_RANGE.
+
+use std::io;
+use std::sync::atomic::Ordering;
+
+use polystore::disk::Disk;
+use rustix::fs::{FallocateFlags, SeekFrom};
+use rustix::io::ReadWriteFlags;
+
+use super::attr;
+use super::errno::stale;
+use super::fs::Fs;
+use super::handles::Handle;
+
+/// How much one COPY_FILE_RANGE request copies at most; programs ask again for the rest. It
+/// keeps a thread busy for a bounded time.
+const COPIED_AT_ONCE: usize = 64 << 20;
+
+/// What it means for a draft that a change of it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Content that the program handed over is not there.
+    LosesContent,
+    /// The draft is as it was.
+    ChangesNothing,
+}
+
+/// Reads what is in the page cache, without waiting for the disk. `None` where that is not all.
+pub fn read_cached(handle: &Handle, offset: u64, buffer: &mut [u8]) -> Option<usize> {
+    let file = handle.file()?;
+    let wanted = buffer.len();
+    let slices = &mut [io::IoSliceMut::new(buffer)];
+    let read = rustix::io::preadv2(file, slices, offset, ReadWriteFlags::NOWAIT).ok()?;
+    if read == wanted {
+        return Some(read);
+    }
+    let end = rustix::fs::fstat(file).ok()?.st_size as u64;
+    (offset + read as u64 >= end).then_some(read)
+}
+
+impl Fs {
+    /// Reads until `buffer` is full or the file ends.
+    pub fn read(&self, handle: &Handle, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let file = handle.file().ok_or_else(stale)?;
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match self
+                .engine
+                .disk
+                .read_at(file, &mut buffer[filled..], offset + filled as u64)?
+            {
+                0 => break,
+                read => filled += read,
+            }
+        }
+        Ok(filled)
+    }
+
+    /// Writes all of `data`.
+    pub fn write(
+        &self,
+        handle: &Handle,
+        offset: u64,
+        data: &[u8],
+        kill_privileges: bool,
+    ) -> io::Result<u32> {
+        if kill_privileges {
+            self.drop_privileges(handle);
+        }
+        let end = offset.saturating_add(data.len() as u64);
+        self.changing(handle, end, Failure::LosesContent, |file| {
+            let mut written = 0;
+            while written < data.len() {
+                match self
+                    .engine
+                    .disk
+                    .write_at(file, &data[written..], offset + written as u64)?
+                {
+                    0 => return Err(io::ErrorKind::WriteZero.into()),
+                    count => written += count,
+                }
+            }
+            if handle.synchronous {
+                file.sync_data()
+            } else {
+                Ok(())
+            }
+        })?;
+        Ok(data.len() as u32)
+    }
+
+    /// Changes the content of `handle`'s file by `change`, which may reach to byte `end`. A
+    /// failure that loses content poisons a draft; a full disk is tried again without the oldest of salvage.
+    pub fn changing(
+        &self,
+        handle: &Handle,
+        end: u64,
+        failure: Failure,
+        change: impl Fn(&std::fs::File) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let file = handle.file().ok_or_else(stale)?;
+        let mut done = change(file);
+        while let Err(error) = &done
+            && matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            )
+            && self
+                .engine
+                .salvage
+                .as_ref()
+                .is_some_and(|salvage| salvage.make_room())
+        {
+            done = change(file);
+        }
+        handle.written.store(true, Ordering::Release);
+        if let Some(writer) = handle.writer() {
+            match &done {
+                Ok(()) => self.engine.wrote(&writer.draft, end),
+                Err(error) if failure == Failure::LosesContent && is_lost_write(error) => {
+                    writer.draft.note_written(end);
+                    writer.draft.poison(error);
+                    log::warn!("{}: write failed: {error}", writer.draft.path.display());
+                }
+                Err(_) => {}
+            }
+        }
+        done
+    }
+
+    /// Clears suid, sgid and capabilities of a file that somebody without privileges writes,
+    /// as the kernel would on its own file systems (FUSE_HANDLE_KILLPRIV_V2 leaves it to the server).
+    fn drop_privileges(&self, handle: &Handle) {
+        if handle.unprivileged.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Some(file) = handle.file()
+            && let Ok(stat) = attr::of_file(file)
+        {
+            let mode = u32::from(stat.stx_mode) & 0o7777;
+            let cleared = crate::engine::opening::without_privileges(mode);
+            if cleared != mode
+                && let Err(error) =
+                    rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(cleared))
+            {
+                log::warn!("set-user-id bits could not be cleared: {error}");
+            }
+            let _ = rustix::fs::fremovexattr(file, "security.capability"); // Most have none.
+        }
+    }
+
+    /// Reserves, punches or zeroes a range.
+    pub fn fallocate(&self, handle: &Handle, offset: u64, len: u64, mode: i32) -> io::Result<()> {
+        let flags = FallocateFlags::from_bits_retain(mode as u32);
+        let changes_content = !flags.contains(FallocateFlags::KEEP_SIZE)
+            || flags.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE);
+        if !changes_content {
+            let file = handle.file().ok_or_else(stale)?;
+            return Ok(rustix::fs::fallocate(file, flags, offset, len)?);
+        }
+        self.changing(
+            handle,
+            offset.saturating_add(len),
+            Failure::ChangesNothing,
+            |file| Ok(rustix::fs::fallocate(file, flags, offset, len)?),
+        )
+    }
+
+    /// Where data or a hole starts.
+    pub fn lseek(&self, handle: &Handle, offset: i64, whence: i32) -> io::Result<i64> {
+        let file = handle.file().ok_or_else(stale)?;
+        let offset =
+            u64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::ENXIO))?;
+        let to = match whence {
+            libc::SEEK_DATA => SeekFrom::Data(offset),
+            libc::SEEK_HOLE => SeekFrom::Hole(offset),
+            _ => return Err(io::ErrorKind::InvalidInput.into()),
+        };
+        // The descriptor's own position is used by nobody: all reads and writes name theirs.
+        Ok(rustix::fs::seek(file, to)? as i64)
+    }
+
+    /// Copies between two files of the mount, by reference where the file system can.
+    pub fn copy_range(
+        &self,
+        (from, from_offset): (&Handle, u64),
+        (to, to_offset): (&Handle, u64),
+        len: u64,
+    ) -> io::Result<u32> {
+        let source = from.file().ok_or_else(stale)?;
+        let len = usize::try_from(len)
+            .unwrap_or(COPIED_AT_ONCE)
+            .min(COPIED_AT_ONCE);
+        let copied = std::cell::Cell::new(0usize);
+        self.changing(
+            to,
+            to_offset.saturating_add(len as u64),
+            Failure::LosesContent,
+            |target| {
+                let (mut at, mut into) = (from_offset, to_offset);
+                copied.set(rustix::fs::copy_file_range(
+                    source,
+                    Some(&mut at),
+                    target,
+                    Some(&mut into),
+                    len,
+                )?);
+                Ok(())
+            },
+        )?;
+        Ok(copied.get() as u32)
+    }
+
+    /// Cuts or extends through a handle.
+    pub fn truncate(&self, handle: &Handle, len: u64) -> io::Result<()> {
+        self.changing(handle, len, Failure::ChangesNothing, |file| {
+            self.engine.disk.set_len(file, len)
+        })
+    }
+}
+
+/// Whether a failed write means that content was lost, rather than that it was refused as asked.
+fn is_lost_write(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::WriteZero
+    ) || error.raw_os_error() == Some(libc::EIO)
+}

@@ -1,0 +1,193 @@
+//! SETLK, SETLKW and GETLK.
+//!
+//! fuser 0.18 does not say whether a request is flock(2)'s or fcntl(2)'s. A lock of a range
+//! is fcntl's; for a whole file the system call of the waiting thread tells.
+
+use std::ffi::OsString;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use fuser::{Errno, ReplyEmpty};
+use polystore::disk::SystemDisk;
+
+use super::attr;
+use super::errno::errno;
+use super::fs::Fs;
+use super::handles::Handle;
+use super::proc::system_call_of;
+use crate::engine::draft::Draft;
+use crate::engine::locks::{Answer, Class, Kind, Refused, Request, Table};
+use crate::engine::order::Claim;
+use crate::engine::slot::SlotKey;
+
+/// The last byte of a whole file, as the kernel sends it.
+const LAST_BYTE: u64 = i64::MAX as u64;
+
+/// How often the thread is looked at again that has sent its request but does not sleep yet.
+const LOOKS: usize = 64;
+
+/// A lock as the kernel asks for it.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// Handle it comes through.
+    pub handle: u64,
+    /// The kernel's number for who asks.
+    pub owner: u64,
+    /// First byte.
+    pub start: u64,
+    /// Last byte.
+    pub end: u64,
+    /// F_RDLCK, F_WRLCK or F_UNLCK.
+    pub typ: i32,
+    /// Process that asks.
+    pub pid: u32,
+    /// Thread that asks.
+    pub tid: u32,
+}
+
+impl Asked {
+    fn is_whole(&self) -> bool {
+        self.start == 0 && self.end >= LAST_BYTE
+    }
+
+    fn class(&self) -> Class {
+        if !self.is_whole() {
+            return Class::Posix;
+        }
+        for _ in 0..LOOKS {
+            match system_call_of(self.tid) {
+                Some(call) if call == libc::SYS_fcntl => return Class::Posix,
+                Some(_) => return Class::Flock,
+                None => std::thread::yield_now(),
+            }
+        }
+        Class::Flock
+    }
+
+    fn request(&self) -> io::Result<Request> {
+        let kind = match self.typ {
+            libc::F_RDLCK => Kind::Shared,
+            libc::F_WRLCK => Kind::Exclusive,
+            libc::F_UNLCK => Kind::Unlock,
+            _ => return Err(io::ErrorKind::InvalidInput.into()),
+        };
+        Ok(Request {
+            class: self.class(),
+            owner: self.owner,
+            start: self.start,
+            end: self.end,
+            kind,
+            pid: self.pid,
+            tid: self.tid,
+            handle: self.handle,
+        })
+    }
+}
+
+impl Fs {
+    /// The table that `handle` locks in: that of its slot, or of the file itself if that has
+    /// no name or several.
+    fn table(&self, handle: &Handle) -> Arc<Table> {
+        handle
+            .table
+            .get_or_init(|| self.locks.table(&self.lock_key(handle)))
+            .clone()
+    }
+
+    fn lock_key(&self, handle: &Handle) -> SlotKey {
+        if let Some(writer) = handle.writer() {
+            return writer.draft.place.slot.clone();
+        }
+        let stat = handle.file().and_then(|file| attr::of_file(file).ok());
+        let slot = self.tree.nodes().slot(handle.node);
+        match (slot, stat) {
+            (Some(slot), Some(stat)) if stat.stx_nlink <= 1 => slot,
+            (slot, Some(stat)) if stat.stx_nlink > 1 || slot.is_none() => SlotKey {
+                dir: attr::id(&stat),
+                name: OsString::new(),
+            },
+            (Some(slot), _) => slot,
+            (None, _) => SlotKey {
+                dir: self.tree.root_id(),
+                name: OsString::new(),
+            },
+        }
+    }
+
+    /// Locks or unlocks, and answers when that is decided.
+    pub fn setlk(self: &Arc<Self>, asked: Asked, wait: bool, reply: ReplyEmpty) {
+        let (handle, request) = match self
+            .file_handle(asked.handle)
+            .and_then(|h| Ok((h, asked.request()?)))
+        {
+            Ok(both) => both,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let table = self.table(&handle);
+        let fs = self.clone();
+        let answer: Answer = Box::new(move |outcome| match outcome {
+            Ok(()) if request.kind == Kind::Unlock => reply.ok(),
+            Ok(()) => fs.granted(&handle, &asked, reply),
+            Err(Refused::WouldBlock) => reply.error(Errno::EAGAIN),
+            Err(Refused::Interrupted) => reply.error(Errno::EINTR),
+        });
+        self.locks.set(&table, request, wait, answer);
+    }
+
+    /// A lock was granted: files are told from streams and databases by it.
+    fn granted(self: &Arc<Self>, handle: &Arc<Handle>, asked: &Asked, reply: ReplyEmpty) {
+        if handle.writable && !asked.is_whole() {
+            self.note_locked_in_place(handle);
+        }
+        let fresh = handle
+            .writer()
+            .map(|writer| writer.draft.clone())
+            .filter(|draft| draft.new_name && !draft.is_written() && Fs::is_private(draft));
+        let Some(draft) = fresh else {
+            return reply.ok();
+        };
+        self.queue(Claim::change(draft.place.slot.clone()), move |fs| match fs
+            .engine
+            .publish_for_lock(&draft)
+        {
+            Ok(_) => reply.ok(),
+            Err(error) => {
+                log::warn!(
+                    "{}: cannot be published for a lock: {error}",
+                    draft.path.display()
+                );
+                reply.error(errno(&error));
+            }
+        });
+    }
+
+    fn is_private(draft: &Draft<SystemDisk>) -> bool {
+        draft.phase() == crate::engine::draft::Phase::Private
+    }
+
+    fn note_locked_in_place(&self, handle: &Handle) {
+        let written_draft = handle.writer().is_some_and(|w| {
+            Fs::is_private(&w.draft) && (w.draft.is_written() || !w.draft.new_name)
+        });
+        if written_draft || handle.locked_in_place.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let dir = self.tree.nodes().slot(handle.node).map(|slot| slot.dir);
+        let stat = handle.file().and_then(|file| attr::of_file(file).ok());
+        if let (Some(dir), Some(stat)) = (dir, stat) {
+            self.engine
+                .note_locked_in_place(handle.id, attr::id(&stat), dir, handle.opener);
+        }
+    }
+
+    /// Who holds a lock that conflicts with what is asked.
+    pub fn getlk(&self, asked: Asked) -> io::Result<Option<Request>> {
+        let handle = self.file_handle(asked.handle)?;
+        let request = Request {
+            class: Class::Posix,
+            ..asked.request()?
+        };
+        Ok(self.locks.blocker(&self.table(&handle), &request))
+    }
+}

@@ -1,0 +1,161 @@
+//! LOOKUP, GETATTR, READLINK and FORGET.
+
+use std::ffi::OsStr;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use fuser::{FileAttr, FileType, INodeNo};
+use polystore::disk::{Kind, SystemDisk};
+use rustix::fs::Statx;
+
+use super::attr;
+use super::fs::{Entry, Fs, NOT_REMEMBERED, REMEMBERED};
+use super::nodes::ROOT;
+use super::tree::draft_stat;
+use crate::engine::draft::Draft;
+use crate::engine::process::Caller;
+use crate::engine::staging::is_hidden;
+use crate::engine::visibility::View;
+
+impl Fs {
+    /// What `name` in `parent` is to `caller`.
+    pub fn lookup(&self, caller: Caller, parent: u64, name: &OsStr) -> io::Result<Entry> {
+        if is_hidden(parent == ROOT, name) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let slot = self.tree.slot(parent, name)?;
+        if let Some(draft) = self.promises.see(caller.tid, &slot) {
+            return self.draft_entry(parent, name, &draft);
+        }
+        let volatile = match self.engine.view(caller, &slot) {
+            View::Draft(draft) => return self.draft_entry(parent, name, &draft),
+            View::Published { volatile } => volatile,
+        };
+        let dir = self.tree.dir(parent)?;
+        let stat = match attr::of_name(&*dir, name) {
+            Ok(stat) => stat,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !volatile => {
+                return Ok(nothing());
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(self.entry(caller, parent, name, &stat, volatile))
+    }
+
+    /// Tells the kernel of a published file.
+    pub fn entry(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        stat: &Statx,
+        volatile: bool,
+    ) -> Entry {
+        let (node, generation) = {
+            let mut nodes = self.tree.nodes();
+            let told = nodes.remember(parent, name, stat);
+            if attr::kind(stat) == Kind::File
+                && let Some(node) = nodes.get_mut(told.0)
+            {
+                node.looked_up = Some((caller.tid, Instant::now()));
+            }
+            told
+        };
+        let ttl = if volatile { NOT_REMEMBERED } else { REMEMBERED };
+        Entry {
+            attr: attr::to_kernel(stat, node),
+            generation,
+            attr_ttl: REMEMBERED,
+            entry_ttl: ttl,
+        }
+    }
+
+    /// Tells the kernel of a draft.
+    pub fn draft_entry(
+        &self,
+        parent: u64,
+        name: &OsStr,
+        draft: &Arc<Draft<SystemDisk>>,
+    ) -> io::Result<Entry> {
+        let stat = draft_stat(draft)?;
+        let (node, generation) = {
+            let mut nodes = self.tree.nodes();
+            let told = nodes.remember(parent, name, &stat);
+            if let Some(node) = nodes.get_mut(told.0) {
+                node.draft = Arc::downgrade(draft);
+            }
+            told
+        };
+        let attr = attr::to_kernel(&stat, node);
+        Ok(Entry {
+            attr,
+            generation,
+            attr_ttl: REMEMBERED,
+            entry_ttl: NOT_REMEMBERED,
+        })
+    }
+
+    /// What is known of `node`, and for how long that may be remembered.
+    pub fn getattr(&self, node: u64, handle: Option<u64>) -> io::Result<(FileAttr, Duration)> {
+        let handle = handle.and_then(|id| self.handles.get(id));
+        let stat = match handle
+            .as_ref()
+            .and_then(|handle| Some((handle.node, handle.file()?)))
+        {
+            // A handle on a draft that could not be shown under its own node.
+            Some((of, file)) if of == node && self.tree.draft(node).is_none() => {
+                attr::of_file(file)?
+            }
+            _ => self.tree.stat(node)?,
+        };
+        let in_motion =
+            attr::kind(&stat) == Kind::Directory && self.engine.has_drafts_in(attr::id(&stat));
+        let ttl = if in_motion {
+            NOT_REMEMBERED
+        } else {
+            REMEMBERED
+        };
+        Ok((attr::to_kernel(&stat, node), ttl))
+    }
+
+    /// Where the symbolic link `node` points to.
+    pub fn readlink(&self, node: u64) -> io::Result<Vec<u8>> {
+        let place = self.tree.place_of(node)?;
+        Ok(rustix::fs::readlinkat(&*place.dir, place.name(), Vec::new())?.into_bytes())
+    }
+
+    /// The kernel forgot `node` `count` times.
+    pub fn forget(&self, node: u64, count: u64) {
+        if self.tree.nodes().forget(node, count) {
+            self.tree.close(node);
+        }
+    }
+}
+
+/// "There is no such name", to be remembered.
+fn nothing() -> Entry {
+    let attr = FileAttr {
+        ino: INodeNo(0),
+        size: 0,
+        blocks: 0,
+        atime: SystemTime::UNIX_EPOCH,
+        mtime: SystemTime::UNIX_EPOCH,
+        ctime: SystemTime::UNIX_EPOCH,
+        crtime: SystemTime::UNIX_EPOCH,
+        kind: FileType::RegularFile,
+        perm: 0,
+        nlink: 0,
+        uid: 0,
+        gid: 0,
+        rdev: 0,
+        blksize: 0,
+        flags: 0,
+    };
+    Entry {
+        attr,
+        generation: 0,
+        attr_ttl: REMEMBERED,
+        entry_ttl: REMEMBERED,
+    }
+}

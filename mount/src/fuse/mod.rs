@@ -1,0 +1,276 @@
+//! The adapter for Linux: the kernel's FUSE requests become calls of the engine.
+
+mod attr;
+mod attrs;
+mod closing;
+mod errno;
+mod filesystem;
+mod fs;
+mod handles;
+mod io;
+mod listing;
+mod locking;
+mod lookup;
+mod names;
+mod nodes;
+mod opening;
+mod proc;
+mod redirect;
+mod ticker;
+mod tree;
+
+use std::fmt;
+use std::io::Error;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
+use polystore::Durability;
+use polystore::disk::SystemDisk;
+
+use crate::engine::order::{Order, Spawn};
+use crate::engine::policy::Direct;
+use crate::engine::salvage::Salvage;
+use crate::engine::staging::{self, Session as Staging};
+use crate::engine::{Engine, Settings};
+use crate::pool::Pool;
+use filesystem::Adapter;
+use fs::Fs;
+use proc::ProcFs;
+use ticker::Ticker;
+use tree::{Dir, Tree};
+
+/// How a directory is mounted.
+#[derive(Clone, Debug)]
+pub struct MountOptions {
+    /// The data directory's absolute path, for messages and for the list of mounts.
+    pub data: PathBuf,
+    /// What a publish waits for.
+    pub durability: Durability,
+    /// Patterns of files that are written in place, gitignore style.
+    pub direct: Vec<String>,
+    /// Whether [`DEFAULT_DIRECT`](crate::engine::policy::DEFAULT_DIRECT) counts, too.
+    pub default_direct: bool,
+    /// Bytes of dropped drafts that are kept at most; 0 keeps none.
+    pub salvage_limit: u64,
+    /// Whether other users than the one who mounts may use it.
+    pub allow_other: bool,
+    /// Whether nothing may be changed through it.
+    pub read_only: bool,
+}
+
+/// Why a directory could not be mounted.
+#[derive(Debug)]
+pub struct MountError {
+    path: PathBuf,
+    doing: &'static str,
+    source: Error,
+}
+
+impl fmt::Display for MountError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {}: {}",
+            self.path.display(),
+            self.doing,
+            self.source
+        )
+    }
+}
+
+impl std::error::Error for MountError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// A directory that is mounted; [`run`](Self::run) serves it.
+pub struct Mounted {
+    session: Session<Adapter>,
+    unmounter: Unmounter,
+    fs: Arc<Fs>,
+}
+
+/// Ends a mount from another thread.
+#[derive(Clone)]
+pub struct Unmounter(Arc<Mutex<SessionUnmounter>>);
+
+impl Unmounter {
+    /// Asks the kernel to unmount.
+    ///
+    /// # Errors
+    /// `ResourceBusy` while somebody uses it; else the system's.
+    pub fn unmount(&self) -> Result<(), Error> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .unmount()
+    }
+}
+
+/// Mounts the directory `data`, which was opened before anything was mounted over it, at `mountpoint`.
+///
+/// # Errors
+/// What could not be done, with its path and the system's reason.
+pub fn mount(
+    data: OwnedFd,
+    mountpoint: &Path,
+    options: MountOptions,
+) -> Result<Mounted, MountError> {
+    let failed = |path: &Path, doing: &'static str| {
+        let path = path.to_owned();
+        move |source: Error| MountError {
+            path,
+            doing,
+            source,
+        }
+    };
+    let direct = Direct::new(&options.direct, options.default_direct).map_err(|text| {
+        failed(&options.data, "--direct")(Error::new(std::io::ErrorKind::InvalidInput, text))
+    })?;
+    let fs = new_fs(data, direct, &options).map_err(failed(&options.data, "cannot be served"))?;
+    // What is created gets the modes that callers ask for, less their own umasks.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let mut session = Session::new(Adapter(fs.clone()), mountpoint, &config(&options))
+        .map_err(failed(mountpoint, "cannot be mounted"))?;
+    let unmounter = Unmounter(Arc::new(Mutex::new(session.unmount_callable())));
+    Ok(Mounted {
+        session,
+        unmounter,
+        fs,
+    })
+}
+
+fn new_fs(data: OwnedFd, direct: Direct, options: &MountOptions) -> Result<Arc<Fs>, Error> {
+    let disk = Arc::new(SystemDisk);
+    let tree = Tree::new(Dir::from(data))?;
+    let staging = if options.read_only {
+        None
+    } else {
+        start_staging(&disk, &tree, options)
+    };
+    let salvage = staging
+        .as_ref()
+        .and_then(|staging| open_salvage(&disk, staging, options.salvage_limit));
+    if let Some(staging) = &staging {
+        match staging::sweep(&*disk, staging.own_dir(), salvage.as_ref()) {
+            Ok(0) => {}
+            Ok(count) => log::warn!(
+                "{}: {count} unpublished drafts of a mount that died are in salvage",
+                options.data.display()
+            ),
+            Err(error) => log::warn!("{}: what dead mounts left: {error}", options.data.display()),
+        }
+    }
+    if let Some(salvage) = &salvage {
+        salvage.purge();
+    }
+    let pool = Pool::default();
+    let spawn: Spawn = {
+        let pool = pool.clone();
+        Arc::new(move |job| pool.spawn(job))
+    };
+    let uid = rustix::process::geteuid().as_raw();
+    let settings = Settings {
+        durability: options.durability,
+        direct,
+        uid,
+    };
+    Ok(Arc::new(Fs {
+        tree,
+        engine: Engine::new(disk, ProcFs, settings, staging, salvage),
+        order: Order::new(spawn),
+        pool,
+        locks: Default::default(),
+        handles: Default::default(),
+        promises: Default::default(),
+        uid,
+    }))
+}
+
+fn start_staging(
+    disk: &Arc<SystemDisk>,
+    tree: &Tree,
+    options: &MountOptions,
+) -> Option<Staging<SystemDisk>> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos());
+    let id = format!("{:x}-{:x}", now, std::process::id());
+    match Staging::start(disk, tree.root(), &id) {
+        Ok(staging) => Some(staging),
+        Err(error) => {
+            log::warn!(
+                "{}: no staging there ({error}): drafts are staged beside their files, and dropped ones are not kept",
+                options.data.display()
+            );
+            None
+        }
+    }
+}
+
+fn open_salvage(
+    disk: &Arc<SystemDisk>,
+    staging: &Staging<SystemDisk>,
+    limit: u64,
+) -> Option<Salvage<SystemDisk>> {
+    if limit == 0 {
+        return None;
+    }
+    Salvage::open(disk, staging.own_dir(), limit, staging.id())
+        .inspect_err(|error| log::warn!("no salvage: {error}"))
+        .ok()
+}
+
+fn config(options: &MountOptions) -> Config {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName(source_name(&options.data)),
+        MountOption::Subtype("polystore".to_owned()),
+        MountOption::DefaultPermissions,
+    ];
+    if options.read_only {
+        config.mount_options.push(MountOption::RO);
+    }
+    if options.allow_other {
+        config.acl = SessionACL::All;
+    }
+    // One thread reads requests: two could swap a release and what comes after it.
+    config.n_threads = Some(1);
+    config
+}
+
+/// The data directory as the list of mounts names it. fusermount3 splits options at commas.
+fn source_name(data: &Path) -> String {
+    data.to_string_lossy()
+        .replace('\\', "\\\\")
+        .replace(',', "\\,")
+}
+
+impl Mounted {
+    /// What ends this mount from another thread.
+    pub fn unmounter(&self) -> Unmounter {
+        self.unmounter.clone()
+    }
+
+    /// Serves until unmounted, then finishes what is being published and leaves the data
+    /// directory as an ordinary one.
+    ///
+    /// # Errors
+    /// Why serving ended, if not by an unmount.
+    pub fn run(self) -> Result<(), Error> {
+        let Mounted { session, fs, .. } = self;
+        let ticker = Ticker::start(&fs)?;
+        let served = session.run();
+        drop(ticker);
+        fs.close_all();
+        fs.pool.drain();
+        if let Some(staging) = &fs.engine.session {
+            staging.end(fs.tree.root());
+        }
+        served
+    }
+}

@@ -1,0 +1,251 @@
+//! MKNOD, MKDIR, SYMLINK, LINK, UNLINK, RMDIR and RENAME.
+//!
+//! All of them run in their turn (see `engine/order.rs`): no publish of the
+//! same name is under way while they do.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use fuser::RenameFlags;
+use polystore::disk::{Kind, SystemDisk};
+use rustix::fs::{AtFlags, FileType, Mode};
+
+use super::attr;
+use super::fs::{Entry, Fs};
+use super::nodes::ROOT;
+use super::opening::masked;
+use crate::engine::process::{Caller, Processes};
+use crate::engine::slot::Place;
+use crate::engine::staging::is_hidden;
+
+/// Mode and umask of a new file, as the kernel sends them.
+#[derive(Clone, Copy, Debug)]
+pub struct NewMode {
+    /// Type and permission bits.
+    pub mode: u32,
+    /// The caller's umask.
+    pub umask: u32,
+}
+
+impl Fs {
+    /// The place of a name that is to be made.
+    fn new_place(&self, parent: u64, name: &OsStr) -> io::Result<Place<SystemDisk>> {
+        if is_hidden(parent == ROOT, name) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let place = self.tree.place(parent, name)?;
+        if self.engine.is_reserved(&place.slot) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        Ok(place)
+    }
+
+    fn made(&self, caller: Caller, parent: u64, place: &Place<SystemDisk>) -> io::Result<Entry> {
+        let dir = attr::of_file(&*place.dir)?;
+        self.give_to(caller, &place.dir, place.name(), u32::from(dir.stx_mode))?;
+        let stat = attr::of_name(&*place.dir, place.name())?;
+        let volatile = self.engine.has_drafts(&place.slot);
+        Ok(self.entry(caller, parent, place.name(), &stat, volatile))
+    }
+
+    /// Makes a file, FIFO, socket or device.
+    pub fn mknod(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        new: NewMode,
+        device: u32,
+    ) -> io::Result<Entry> {
+        let place = self.new_place(parent, name)?;
+        let mode = Mode::from_raw_mode(masked(&place.dir, new.mode, new.umask));
+        let kind = FileType::from_raw_mode(new.mode);
+        let kind = if kind == FileType::Unknown {
+            FileType::RegularFile
+        } else {
+            kind
+        };
+        let (major, minor) = attr::device_of(device);
+        let device = rustix::fs::makedev(major, minor);
+        rustix::fs::mknodat(&*place.dir, name, kind, mode, device)?;
+        self.made(caller, parent, &place)
+    }
+
+    /// Makes a directory.
+    pub fn mkdir(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        new: NewMode,
+    ) -> io::Result<Entry> {
+        let place = self.new_place(parent, name)?;
+        let mode = Mode::from_raw_mode(masked(&place.dir, new.mode, new.umask));
+        rustix::fs::mkdirat(&*place.dir, name, mode)?;
+        self.made(caller, parent, &place)
+    }
+
+    /// Makes a symbolic link to `target`.
+    pub fn symlink(
+        &self,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        target: &Path,
+    ) -> io::Result<Entry> {
+        let place = self.new_place(parent, name)?;
+        rustix::fs::symlinkat(target, &*place.dir, name)?;
+        self.made(caller, parent, &place)
+    }
+
+    /// Gives the file that `node` is the further name `name` in `parent`.
+    pub fn link(&self, caller: Caller, node: u64, parent: u64, name: &OsStr) -> io::Result<Entry> {
+        let place = self.new_place(parent, name)?;
+        if let Some(draft) = self.tree.draft(node) {
+            self.engine.publish_for_link(&draft)?;
+        }
+        let source = self.tree.handle(node)?;
+        let path = format!("/proc/self/fd/{}", source.as_raw_fd());
+        rustix::fs::linkat(
+            rustix::fs::CWD,
+            path,
+            &*place.dir,
+            name,
+            AtFlags::SYMLINK_FOLLOW,
+        )?;
+        let stat = attr::of_name(&*place.dir, name)?;
+        Ok(self.entry(caller, parent, name, &stat, true))
+    }
+
+    /// Removes a name that is not a directory's.
+    pub fn unlink(&self, caller: Caller, parent: u64, name: &OsStr) -> io::Result<()> {
+        if is_hidden(parent == ROOT, name) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let place = self.tree.place(parent, name)?;
+        let file = attr::of_name(&*place.dir, name)
+            .ok()
+            .map(|stat| attr::id(&stat));
+        self.engine.unlink(caller, &place)?;
+        self.locks.removed(&place.slot);
+        let mut nodes = self.tree.nodes();
+        if let Some(node) = file.and_then(|id| nodes.of(id)) {
+            nodes.unlinked(node, parent, name);
+        }
+        Ok(())
+    }
+
+    /// Removes an empty directory.
+    pub fn rmdir(&self, caller: Caller, parent: u64, name: &OsStr) -> io::Result<()> {
+        if is_hidden(parent == ROOT, name) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let place = self.tree.place(parent, name)?;
+        let id = attr::id(&attr::of_name(&*place.dir, name)?);
+        rustix::fs::unlinkat(&*place.dir, name, AtFlags::REMOVEDIR)?;
+        self.engine.directory_removed(caller, id);
+        let node = {
+            let mut nodes = self.tree.nodes();
+            let node = nodes.of(id);
+            if let Some(node) = node {
+                nodes.unlinked(node, parent, name);
+            }
+            node
+        };
+        if let Some(node) = node {
+            self.tree.close(node);
+        }
+        Ok(())
+    }
+
+    /// Renames `from` to `to`, each a directory and a name in it.
+    pub fn rename(
+        &self,
+        caller: Caller,
+        from: (u64, &OsStr),
+        to: (u64, &OsStr),
+        flags: RenameFlags,
+    ) -> io::Result<()> {
+        if is_hidden(from.0 == ROOT, from.1) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        if is_hidden(to.0 == ROOT, to.1) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let (source, target) = (
+            self.tree.place(from.0, from.1)?,
+            self.tree.place(to.0, to.1)?,
+        );
+        if flags.contains(RenameFlags::RENAME_EXCHANGE) {
+            return self.exchange(caller, from, to, &source, &target);
+        }
+        if flags.contains(RenameFlags::RENAME_WHITEOUT) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let id_at = |place: &Place<SystemDisk>| {
+            attr::of_name(&*place.dir, place.name())
+                .ok()
+                .map(|stat| (attr::id(&stat), attr::kind(&stat)))
+        };
+        let (moved, replaced) = (id_at(&source), id_at(&target));
+        let replace = !flags.contains(RenameFlags::RENAME_NOREPLACE);
+        let draft = self.engine.rename(caller, &source, &target, replace)?;
+        self.locks.renamed(&source.slot, &target.slot);
+        let same = moved.map(|(id, _)| id) == replaced.map(|(id, _)| id);
+        let gone = {
+            let mut nodes = self.tree.nodes();
+            let gone = replaced
+                .filter(|_| !same)
+                .and_then(|(id, kind)| Some((nodes.of(id)?, kind)));
+            if let Some((node, _)) = gone {
+                nodes.unlinked(node, to.0, to.1);
+            }
+            // The old version under a name whose draft was moved away is gone with it.
+            let old = draft.and(moved).and_then(|(id, _)| nodes.of(id));
+            if let Some(node) = old {
+                nodes.unlinked(node, from.0, from.1);
+            }
+            if let Some(node) = draft
+                .or(moved.map(|(id, _)| id))
+                .and_then(|id| nodes.of(id))
+            {
+                nodes.renamed(node, to.0, to.1);
+            }
+            gone
+        };
+        if let Some((node, Kind::Directory)) = gone {
+            self.tree.close(node);
+        }
+        Ok(())
+    }
+
+    fn exchange(
+        &self,
+        caller: Caller,
+        from: (u64, &OsStr),
+        to: (u64, &OsStr),
+        source: &Place<SystemDisk>,
+        target: &Place<SystemDisk>,
+    ) -> io::Result<()> {
+        let flags = rustix::fs::RenameFlags::EXCHANGE;
+        rustix::fs::renameat_with(&*source.dir, from.1, &*target.dir, to.1, flags)?;
+        let process = self.engine.processes.process_of(caller.tid);
+        self.engine.name_taken(process, &source.slot, None);
+        self.engine.name_taken(process, &target.slot, None);
+        self.locks.exchanged(&source.slot, &target.slot);
+        let now_at = |place: &Place<SystemDisk>| {
+            attr::of_name(&*place.dir, place.name()).map(|stat| attr::id(&stat))
+        };
+        let (at_source, at_target) = (now_at(source)?, now_at(target)?);
+        let mut nodes = self.tree.nodes();
+        if let Some(node) = nodes.of(at_source) {
+            nodes.renamed(node, from.0, from.1);
+        }
+        if let Some(node) = nodes.of(at_target) {
+            nodes.renamed(node, to.0, to.1);
+        }
+        Ok(())
+    }
+}

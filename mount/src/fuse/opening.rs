@@ -1,0 +1,382 @@
+//! OPEN and CREATE.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use fuser::FopenFlags;
+use polystore::disk::{Disk, SystemDisk};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Statx, Uid};
+
+use super::attr;
+use super::errno::stale;
+use super::fs::{Entry, Fs, NOT_REMEMBERED};
+use super::handles::{Handle, NewHandle, Target};
+use super::nodes::ROOT;
+use super::tree::Dir;
+use crate::engine::draft::{Draft, Phase};
+use crate::engine::opening::{Access, Existing, New, Plan};
+use crate::engine::process::{Caller, Processes};
+use crate::engine::slot::Place;
+use crate::engine::staging::is_hidden;
+
+/// A handle, as the kernel is told of it.
+pub struct Opened {
+    /// Its number.
+    pub handle: u64,
+    /// How the kernel is to treat it.
+    pub flags: FopenFlags,
+}
+
+const SETGID: u32 = 0o2000;
+
+/// Flags that are passed on to the backing file. O_DIRECT asks for aligned buffers, which
+/// the kernel does not promise here; it keeps the page cache of the mount out of it by itself.
+fn passed_on(flags: OFlags) -> OFlags {
+    flags
+        & (OFlags::RDONLY
+            | OFlags::WRONLY
+            | OFlags::RDWR
+            | OFlags::APPEND
+            | OFlags::SYNC
+            | OFlags::DSYNC
+            | OFlags::NOATIME
+            | OFlags::TRUNC)
+}
+
+/// What a program's open flags ask for.
+pub fn access(flags: OFlags) -> Access {
+    let mode = flags & (OFlags::WRONLY | OFlags::RDWR);
+    Access {
+        truncate: flags.contains(OFlags::TRUNC),
+        append: flags.contains(OFlags::APPEND) && !mode.is_empty(),
+        exclusive: flags.contains(OFlags::EXCL),
+        read: mode == OFlags::RDWR,
+        read_only: mode.is_empty(),
+    }
+}
+
+impl Fs {
+    /// Opens `node`. An error of ESTALE makes the kernel look the name up again and come back.
+    pub fn open(self: &Arc<Self>, caller: Caller, node: u64, flags: i32) -> io::Result<Opened> {
+        let flags = OFlags::from_bits_retain(flags as u32);
+        let wanted = access(flags);
+        let reading = wanted.read_only && !wanted.truncate;
+        if let Some(draft) = self.tree.draft(node)
+            && matches!(draft.phase(), Phase::Private | Phase::Orphan { .. })
+        {
+            return if reading {
+                Ok(self.draft_reader(caller, node, &draft))
+            } else {
+                self.open_draft(caller, node, &draft, flags, false)
+            };
+        }
+        if reading {
+            self.open_to_read(caller, node, flags)
+        } else {
+            self.open_to_write(caller, node, flags)
+        }
+    }
+
+    fn open_to_read(&self, caller: Caller, node: u64, flags: OFlags) -> io::Result<Opened> {
+        let file = match self.tree.open(node, passed_on(flags)) {
+            Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
+                self.superseded(node).ok_or(error)?
+            }
+            // Only the owner may ask for O_NOATIME, and this process may be somebody else.
+            Err(error)
+                if error.raw_os_error() == Some(libc::EPERM) && flags.contains(OFlags::NOATIME) =>
+            {
+                self.tree
+                    .open(node, passed_on(flags).difference(OFlags::NOATIME))?
+            }
+            other => other?,
+        };
+        Ok(self.version_handle(caller, node, file, flags))
+    }
+
+    /// The old version that `node` was, for somebody who was told of it just before it was replaced.
+    fn superseded(&self, node: u64) -> Option<File> {
+        self.tree.open_superseded(node)
+    }
+
+    fn version_handle(&self, caller: Caller, node: u64, file: File, flags: OFlags) -> Opened {
+        let file = Arc::new(file);
+        let wanted = access(flags);
+        let appending = if wanted.append {
+            attr::of_file(&*file).ok().map(|stat| attr::id(&stat))
+        } else {
+            None
+        };
+        if let Some(id) = appending {
+            self.engine.append_opened(id);
+        }
+        self.tree.pinned(node, &file);
+        let target = Target::Version { file, appending };
+        let handle = self.add_handle(caller, node, target, flags);
+        let mut flags = FopenFlags::FOPEN_KEEP_CACHE;
+        if wanted.read_only {
+            flags |= FopenFlags::FOPEN_NOFLUSH;
+        }
+        Opened {
+            handle: handle.id,
+            flags,
+        }
+    }
+
+    fn add_handle(&self, caller: Caller, node: u64, target: Target, flags: OFlags) -> Arc<Handle> {
+        let wanted = access(flags);
+        let opener = match &target {
+            Target::Writer(writer) => writer.opener,
+            // Who reads is never asked for again.
+            _ if wanted.read_only => None,
+            _ => self.engine.processes.process_of(caller.tid),
+        };
+        self.handles.add(NewHandle {
+            node,
+            target,
+            synchronous: flags.intersects(OFlags::SYNC | OFlags::DSYNC),
+            writable: !wanted.read_only,
+            opener,
+        })
+    }
+
+    fn draft_reader(&self, caller: Caller, node: u64, draft: &Arc<Draft<SystemDisk>>) -> Opened {
+        let target = Target::DraftReader(draft.clone());
+        let handle = self.add_handle(caller, node, target, OFlags::RDONLY);
+        Opened {
+            handle: handle.id,
+            flags: FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
+        }
+    }
+
+    /// Opens a draft for writing. `direct` where the kernel has to be kept from caching its
+    /// content under the node of the published file.
+    fn open_draft(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: u64,
+        draft: &Arc<Draft<SystemDisk>>,
+        flags: OFlags,
+        direct: bool,
+    ) -> io::Result<Opened> {
+        let promised = self
+            .promises
+            .take(caller.tid, &draft.place.slot)
+            .inspect(|other| {
+                if other.id != draft.id {
+                    self.promise_broken(other);
+                }
+            })
+            .is_some_and(|other| other.id == draft.id);
+        let writer = self.engine.attach(draft, caller, promised);
+        if access(flags).truncate && draft.is_written() {
+            self.engine.disk.set_len(&draft.file, 0)?;
+            draft.note_written(0);
+        }
+        let handle = self.add_handle(caller, node, Target::Writer(writer), flags);
+        let flags = if direct {
+            FopenFlags::FOPEN_DIRECT_IO
+        } else {
+            FopenFlags::FOPEN_KEEP_CACHE
+        };
+        Ok(Opened {
+            handle: handle.id,
+            flags,
+        })
+    }
+
+    fn open_to_write(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: u64,
+        flags: OFlags,
+    ) -> io::Result<Opened> {
+        let place = match self.tree.place_of(node) {
+            Ok(place) => place,
+            // A file that lost its name, through /proc/PID/fd: there is nothing to publish.
+            Err(error) => {
+                return self
+                    .reopen_pinned(caller, node, flags)
+                    .unwrap_or(Err(error));
+            }
+        };
+        // The kernel was sent to look again and came back to the published file: it cannot be
+        // shown the draft (/proc/self/fd/N), so the handle goes around its cache.
+        if let Some(draft) = self.promises.see(caller.tid, &place.slot) {
+            return self.open_draft(caller, node, &draft, flags, true);
+        }
+        let stat = match attr::of_name(&*place.dir, place.name()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return self
+                    .reopen_pinned(caller, node, flags)
+                    .unwrap_or_else(|| Err(stale()));
+            }
+            other => other?,
+        };
+        match self.plan_existing(caller, node, &place, &stat, flags)? {
+            Plan::InPlace => self
+                .tree
+                .open(node, passed_on(flags))
+                .map(|file| self.version_handle(caller, node, file, flags)),
+            Plan::Draft(draft) if caller.tid == 0 => {
+                self.open_draft(caller, node, &draft, flags, true)
+            }
+            Plan::Draft(draft) => {
+                self.engine.promise(&draft);
+                if let Some(before) = self.promises.make(caller.tid, &draft) {
+                    self.promise_broken(&before);
+                }
+                Err(stale())
+            }
+        }
+    }
+
+    fn plan_existing(
+        &self,
+        caller: Caller,
+        node: u64,
+        place: &Place<SystemDisk>,
+        stat: &Statx,
+        flags: OFlags,
+    ) -> io::Result<Plan<SystemDisk>> {
+        let parent = self.tree.nodes().get(node).map_or(ROOT, |node| node.parent);
+        let path = self.tree.path(parent, place.name());
+        let existing = Existing {
+            path: &path,
+            stat: attr::stat(stat),
+            dir: attr::stat(&attr::of_file(&*place.dir)?),
+            flagged: attr::flagged(stat),
+        };
+        self.engine
+            .plan_existing(caller, place, &existing, access(flags))
+    }
+
+    /// Opens a file that has no name any more, through a handle that is still open.
+    fn reopen_pinned(
+        &self,
+        caller: Caller,
+        node: u64,
+        flags: OFlags,
+    ) -> Option<io::Result<Opened>> {
+        use std::os::fd::AsRawFd;
+        let pin = self.tree.pin(node)?;
+        let path = format!("/proc/self/fd/{}", pin.as_raw_fd());
+        let opened = rustix::fs::open(path, passed_on(flags) | OFlags::CLOEXEC, Mode::empty());
+        Some(match opened {
+            Ok(fd) => Ok(self.version_handle(caller, node, File::from(fd), flags)),
+            Err(error) => Err(error.into()),
+        })
+    }
+
+    /// A promise will not be kept.
+    pub fn promise_broken(self: &Arc<Self>, draft: &Arc<Draft<SystemDisk>>) {
+        if self.engine.break_promise(draft) {
+            // Either nobody ever opened it, or its last writer left the settling to whom it was promised.
+            self.settle_in_turn(draft.clone());
+        }
+    }
+
+    /// Makes `name` in `parent` and opens it.
+    pub fn create(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        (mode, umask): (u32, u32),
+        flags: i32,
+    ) -> io::Result<(Entry, Opened)> {
+        if is_hidden(parent == ROOT, name) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        let flags = OFlags::from_bits_retain(flags as u32);
+        let wanted = access(flags);
+        let place = self.tree.place(parent, name)?;
+        if attr::of_name(&*place.dir, name).is_ok() {
+            // Made behind the mount since the kernel looked.
+            return Err(if wanted.exclusive {
+                io::ErrorKind::AlreadyExists.into()
+            } else {
+                stale()
+            });
+        }
+        let path = self.tree.path(parent, name);
+        let dir = attr::stat(&attr::of_file(&*place.dir)?);
+        let new = New {
+            path: &path,
+            dir,
+            mode: masked(&place.dir, mode, umask),
+        };
+        match self.engine.plan_new(caller, &place, &new, wanted)? {
+            Plan::InPlace => self.create_published(caller, parent, &place, &new, flags),
+            Plan::Draft(draft) => {
+                let entry = self.draft_entry(parent, name, &draft)?;
+                let opened = self.open_draft(caller, entry.attr.ino.0, &draft, flags, false)?;
+                Ok((entry, opened))
+            }
+        }
+    }
+
+    fn create_published(
+        &self,
+        caller: Caller,
+        parent: u64,
+        place: &Place<SystemDisk>,
+        new: &New<'_>,
+        flags: OFlags,
+    ) -> io::Result<(Entry, Opened)> {
+        let how =
+            passed_on(flags) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(
+            &*place.dir,
+            place.name(),
+            how,
+            Mode::from_raw_mode(new.mode),
+        )?;
+        self.give_to(caller, &place.dir, place.name(), new.dir.mode)?;
+        let stat = attr::of_file(&fd)?;
+        let mut entry = self.entry(caller, parent, place.name(), &stat, true);
+        entry.entry_ttl = NOT_REMEMBERED;
+        let opened = self.version_handle(caller, entry.attr.ino.0, File::from(fd), flags);
+        Ok((entry, opened))
+    }
+
+    /// Makes what this process has just created the caller's.
+    pub fn give_to(
+        &self,
+        caller: Caller,
+        dir: &Dir,
+        name: &OsStr,
+        dir_mode: u32,
+    ) -> io::Result<()> {
+        if self.uid != 0 || (caller.uid == 0 && caller.gid == 0) {
+            return Ok(());
+        }
+        let gid = (dir_mode & SETGID == 0).then(|| Gid::from_raw(caller.gid));
+        let uid = Some(Uid::from_raw(caller.uid));
+        Ok(rustix::fs::chownat(
+            dir,
+            name,
+            uid,
+            gid,
+            AtFlags::SYMLINK_NOFOLLOW,
+        )?)
+    }
+}
+
+/// The mode of a new file: the caller's umask counts only where the directory has no default ACL
+/// (acl(5), "object creation and default ACLs").
+pub fn masked(dir: &Dir, mode: u32, umask: u32) -> u32 {
+    use std::os::fd::{AsFd, AsRawFd};
+    let path = format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd());
+    let has_default =
+        rustix::fs::getxattr(Path::new(&path), "system.posix_acl_default", &mut [0u8; 0])
+            .is_ok_and(|len: usize| len > 0);
+    if has_default {
+        mode & 0o7777
+    } else {
+        mode & 0o7777 & !umask
+    }
+}

@@ -1,0 +1,99 @@
+//! Promises: an OPEN of a published file that was answered ESTALE, so that the kernel
+//! looks the name up once more and is shown the draft.
+//!
+//! Invariants:
+//! 1. A promise belongs to one thread and one slot; a thread has one promise for a slot at most.
+//! 2. It ends when its draft is opened, when its thread is gone, or after [`LIFETIME`].
+//! 3. While it lives, its draft does: see [`Engine::promise`](crate::engine::Engine::promise).
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use polystore::disk::SystemDisk;
+
+use crate::engine::draft::Draft;
+use crate::engine::slot::SlotKey;
+
+/// A thread that was not killed comes back long before this.
+const LIFETIME: Duration = Duration::from_secs(1);
+
+type SharedDraft = Arc<Draft<SystemDisk>>;
+
+struct Promise {
+    draft: SharedDraft,
+    made: Instant,
+}
+
+/// All promises.
+#[derive(Default)]
+pub struct Promises {
+    map: Mutex<HashMap<(u32, SlotKey), Promise>>,
+    count: AtomicUsize,
+}
+
+impl Promises {
+    fn lock(&self) -> MutexGuard<'_, HashMap<(u32, SlotKey), Promise>> {
+        self.map.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Promises `draft` to thread `tid`. Returns what was promised to it for that slot before.
+    pub fn make(&self, tid: u32, draft: &SharedDraft) -> Option<SharedDraft> {
+        let mut map = self.lock();
+        let promise = Promise {
+            draft: draft.clone(),
+            made: Instant::now(),
+        };
+        let before = map.insert((tid, draft.place.slot.clone()), promise);
+        self.count.store(map.len(), Ordering::Release);
+        before.map(|promise| promise.draft)
+    }
+
+    /// What thread `tid` is to be shown under `slot`.
+    pub fn see(&self, tid: u32, slot: &SlotKey) -> Option<SharedDraft> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        self.lock()
+            .get(&(tid, slot.clone()))
+            .map(|promise| promise.draft.clone())
+    }
+
+    /// Ends the promise of thread `tid` for `slot`: it is being kept.
+    pub fn take(&self, tid: u32, slot: &SlotKey) -> Option<SharedDraft> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return None;
+        }
+        let mut map = self.lock();
+        let promise = map.remove(&(tid, slot.clone()));
+        self.count.store(map.len(), Ordering::Release);
+        promise.map(|promise| promise.draft)
+    }
+
+    /// Ends all promises.
+    pub fn take_all(&self) -> Vec<SharedDraft> {
+        self.lock()
+            .drain()
+            .map(|(_, promise)| promise.draft)
+            .collect()
+    }
+
+    /// Ends the promises that will not be kept.
+    pub fn expired(&self) -> Vec<SharedDraft> {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return Vec::new();
+        }
+        let mut map = self.lock();
+        let mut broken = Vec::new();
+        map.retain(|_, promise| {
+            let alive = promise.made.elapsed() < LIFETIME;
+            if !alive {
+                broken.push(promise.draft.clone());
+            }
+            alive
+        });
+        self.count.store(map.len(), Ordering::Release);
+        broken
+    }
+}

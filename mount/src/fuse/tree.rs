@@ -1,0 +1,368 @@
+//! From nodes to the backing directory: every access goes through an open
+//! directory and one name, never through a path that somebody could change.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use polystore::disk::{Disk, FileId, SystemDisk};
+use rustix::fs::{Mode, OFlags, Statx};
+
+use super::attr;
+use super::errno::stale;
+use super::nodes::{Nodes, ROOT};
+use crate::engine::draft::{Draft, Phase};
+use crate::engine::slot::{Place, SlotKey};
+
+/// A directory of the backing file system.
+pub type Dir = <SystemDisk as Disk>::Dir;
+
+/// How many directories are kept open. Files are not: they would keep deleted ones alive.
+const OPEN_DIRECTORIES: usize = 512;
+
+/// How long a superseded version is kept for somebody who was just told of it.
+const SUPERSEDED_FOR: Duration = Duration::from_millis(500);
+
+/// How recently that must have been.
+const JUST_TOLD: Duration = Duration::from_millis(50);
+
+/// How many superseded versions are kept at most.
+const MOST_SUPERSEDED: usize = 256;
+
+#[derive(Default)]
+struct OpenDirs {
+    map: HashMap<u64, (Arc<Dir>, u64)>,
+    clock: u64,
+}
+
+struct Superseded {
+    node: u64,
+    file: Arc<File>,
+    since: Instant,
+}
+
+/// The backing directory, by nodes.
+pub struct Tree {
+    root: Arc<Dir>,
+    root_id: FileId,
+    nodes: Mutex<Nodes>,
+    open: Mutex<OpenDirs>,
+    superseded: Mutex<Vec<Superseded>>,
+}
+
+impl Tree {
+    /// The tree below `root`.
+    ///
+    /// # Errors
+    /// Those of looking at it.
+    pub fn new(root: Dir) -> io::Result<Tree> {
+        let stat = attr::of_file(&root)?;
+        Ok(Tree {
+            root: Arc::new(root),
+            root_id: attr::id(&stat),
+            nodes: Mutex::new(Nodes::new(&stat)),
+            open: Mutex::default(),
+            superseded: Mutex::default(),
+        })
+    }
+
+    /// The table of nodes. Never held while the disk is asked for anything.
+    pub fn nodes(&self) -> MutexGuard<'_, Nodes> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The root of the data.
+    pub fn root(&self) -> &Arc<Dir> {
+        &self.root
+    }
+
+    /// The inode of the root of the data.
+    pub fn root_id(&self) -> FileId {
+        self.root_id
+    }
+
+    /// The directory that `node` is.
+    ///
+    /// # Errors
+    /// ESTALE where it is no longer where it was last seen: the kernel looks again.
+    pub fn dir(&self, node: u64) -> io::Result<Arc<Dir>> {
+        if node == ROOT {
+            return Ok(self.root.clone());
+        }
+        if let Some(dir) = self.cached(node) {
+            return Ok(dir);
+        }
+        let (parent, name, id) = {
+            let nodes = self.nodes();
+            let found = nodes.get(node).ok_or_else(stale)?;
+            (found.parent, found.name.clone(), found.id)
+        };
+        let above = self.dir(parent)?;
+        let dir = SystemDisk
+            .open_subdir(&above, &name)
+            .map_err(gone_is_stale)?;
+        if attr::id(&attr::of_file(&dir)?) != id {
+            return Err(stale());
+        }
+        let dir = Arc::new(dir);
+        self.cache(node, dir.clone());
+        Ok(dir)
+    }
+
+    fn cached(&self, node: u64) -> Option<Arc<Dir>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.clock += 1;
+        let now = open.clock;
+        let (dir, used) = open.map.get_mut(&node)?;
+        *used = now;
+        Some(dir.clone())
+    }
+
+    fn cache(&self, node: u64, dir: Arc<Dir>) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.map.len() >= OPEN_DIRECTORIES {
+            let mut ages: Vec<u64> = open.map.values().map(|(_, used)| *used).collect();
+            ages.sort_unstable();
+            let median = ages[ages.len() / 2];
+            open.map.retain(|_, (_, used)| *used > median);
+        }
+        let now = open.clock;
+        open.map.insert(node, (dir, now));
+    }
+
+    /// Closes what is kept open of `node`: its number will mean something else.
+    pub fn close(&self, node: u64) {
+        self.open
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .map
+            .remove(&node);
+    }
+
+    /// The slot `name` in `parent`, with its directory.
+    pub fn place(&self, parent: u64, name: &OsStr) -> io::Result<Place<SystemDisk>> {
+        Ok(Place {
+            slot: self.slot(parent, name)?,
+            dir: self.dir(parent)?,
+        })
+    }
+
+    /// The slot `name` in `parent`.
+    pub fn slot(&self, parent: u64, name: &OsStr) -> io::Result<SlotKey> {
+        let dir = self.nodes().id(parent).ok_or_else(stale)?;
+        Ok(SlotKey {
+            dir,
+            name: name.to_owned(),
+        })
+    }
+
+    /// Where the file that `node` is was last found.
+    pub fn place_of(&self, node: u64) -> io::Result<Place<SystemDisk>> {
+        let (parent, name) = {
+            let nodes = self.nodes();
+            let found = nodes
+                .get(node)
+                .filter(|node| !node.unlinked)
+                .ok_or_else(stale)?;
+            (found.parent, found.name.clone())
+        };
+        self.place(parent, &name)
+    }
+
+    /// The path of `name` in `parent`, from the root of the mount.
+    pub fn path(&self, parent: u64, name: &OsStr) -> PathBuf {
+        let nodes = self.nodes();
+        let mut names: Vec<OsString> = vec![name.to_owned()];
+        let mut above = parent;
+        // Directories form a tree, so this ends; a stale table is no reason not to.
+        while above != ROOT && names.len() < 4096 {
+            let Some(node) = nodes.get(above) else { break };
+            names.push(node.name.clone());
+            above = node.parent;
+        }
+        names.into_iter().rev().collect()
+    }
+
+    /// What is known of the file that `node` is.
+    ///
+    /// # Errors
+    /// ESTALE where it is no longer where it was last seen.
+    pub fn stat(&self, node: u64) -> io::Result<Statx> {
+        if node == ROOT {
+            return attr::of_file(&*self.root);
+        }
+        if let Some(draft) = self.draft(node) {
+            return draft_stat(&draft);
+        }
+        if let Some(pin) = self.pin(node) {
+            return attr::of_file(&*pin);
+        }
+        let id = self.nodes().get(node).ok_or_else(stale)?.id;
+        let place = self.place_of(node)?;
+        let stat = attr::of_name(&*place.dir, place.name()).map_err(gone_is_stale)?;
+        if attr::id(&stat) == id {
+            Ok(stat)
+        } else {
+            Err(stale())
+        }
+    }
+
+    /// The draft that `node` is, or was while somebody still has it open.
+    pub fn draft(&self, node: u64) -> Option<Arc<Draft<SystemDisk>>> {
+        self.nodes().get(node)?.draft.upgrade()
+    }
+
+    /// A file that reaches `node` whatever became of its name.
+    pub fn pin(&self, node: u64) -> Option<Arc<File>> {
+        self.nodes().get(node)?.pin.clone()
+    }
+
+    /// A descriptor of the file itself, only to name it to the system.
+    ///
+    /// # Errors
+    /// ESTALE where it is no longer where it was last seen.
+    pub fn handle(&self, node: u64) -> io::Result<OwnedFd> {
+        if node == ROOT {
+            return Ok(self.root.as_fd().try_clone_to_owned()?);
+        }
+        if let Some(draft) = self.draft(node) {
+            return Ok(draft.file.as_fd().try_clone_to_owned()?);
+        }
+        if let Some(pin) = self.pin(node) {
+            return Ok(pin.as_fd().try_clone_to_owned()?);
+        }
+        let id = self.nodes().get(node).ok_or_else(stale)?.id;
+        let place = self.place_of(node)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(&*place.dir, place.name(), flags, Mode::empty())
+            .map_err(|error| gone_is_stale(error.into()))?;
+        if attr::id(&attr::of_file(&fd)?) == id {
+            Ok(fd)
+        } else {
+            Err(stale())
+        }
+    }
+
+    /// Opens the published file that `node` is.
+    ///
+    /// # Errors
+    /// ESTALE where another version has taken its name; else the system's.
+    pub fn open(&self, node: u64, flags: OFlags) -> io::Result<File> {
+        let id = self.nodes().get(node).ok_or_else(stale)?.id;
+        let place = self.place_of(node)?;
+        // A FIFO behind the mount's back must not hang the thread that reads requests.
+        let careful = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        // Cutting comes after it is certain which file this is.
+        let now = flags.difference(OFlags::TRUNC) | careful;
+        let fd = rustix::fs::openat(&*place.dir, place.name(), now, Mode::empty())
+            .map_err(|error| gone_is_stale(error.into()))?;
+        if attr::id(&attr::of_file(&fd)?) != id {
+            return Err(stale());
+        }
+        if flags.contains(OFlags::TRUNC) {
+            rustix::fs::ftruncate(&fd, 0)?;
+        }
+        Ok(File::from(fd))
+    }
+
+    /// Notes an open handle: `file` reaches its node from now on.
+    pub fn pinned(&self, node: u64, file: &Arc<File>) {
+        if let Some(node) = self.nodes().get_mut(node) {
+            node.pins += 1;
+            node.pin.get_or_insert_with(|| file.clone());
+        }
+    }
+
+    /// Takes [`pinned`](Self::pinned) back.
+    pub fn unpinned(&self, node: u64) -> Option<Arc<File>> {
+        let mut nodes = self.nodes();
+        let node = nodes.get_mut(node)?;
+        node.pins = node.pins.saturating_sub(1);
+        if node.pins == 0 {
+            node.pin.take()
+        } else {
+            None
+        }
+    }
+
+    /// A new version is about to take `place`: keeps the old one for a moment if somebody other
+    /// than `writer` has just been told of it and may be about to open it.
+    pub fn supersede(&self, place: &Place<SystemDisk>, writer: Option<u32>) {
+        let Ok(stat) = attr::of_name(&*place.dir, place.name()) else {
+            return;
+        };
+        let told = {
+            let nodes = self.nodes();
+            let node = nodes.of(attr::id(&stat));
+            node.filter(|node| {
+                nodes
+                    .get(*node)
+                    .and_then(|node| node.looked_up)
+                    .is_some_and(|(tid, when)| Some(tid) != writer && when.elapsed() < JUST_TOLD)
+            })
+        };
+        let Some(node) = told else { return };
+        if let Ok(file) = SystemDisk.open(&place.dir, place.name(), false) {
+            let mut kept = self
+                .superseded
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            if kept.len() < MOST_SUPERSEDED {
+                kept.push(Superseded {
+                    node,
+                    file: Arc::new(file),
+                    since: Instant::now(),
+                });
+            }
+        }
+    }
+
+    /// Opens a version that is no longer published, for reading, while it is kept.
+    pub fn open_superseded(&self, node: u64) -> Option<File> {
+        let kept = self
+            .superseded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let found = kept.iter().find(|kept| kept.node == node)?.file.clone();
+        drop(kept);
+        File::open(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()
+    }
+
+    /// Lets go of superseded versions that have been kept long enough.
+    pub fn forget_superseded(&self) {
+        let mut kept = self
+            .superseded
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (old, young) = kept
+            .drain(..)
+            .partition(|kept| kept.since.elapsed() > SUPERSEDED_FOR);
+        *kept = young;
+        drop(kept);
+        let old: Vec<Superseded> = old;
+        drop(old); // Outside the lock: the last descriptor of a big file takes its time.
+    }
+}
+
+/// What is known of a draft: it has the one link that it will have.
+pub fn draft_stat(draft: &Draft<SystemDisk>) -> io::Result<Statx> {
+    let mut stat = attr::of_file(&draft.file)?;
+    if draft.phase() == Phase::Private {
+        stat.stx_nlink = 1;
+    }
+    Ok(stat)
+}
+
+/// A name that has gone since the kernel was told of it.
+fn gone_is_stale(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => stale(),
+        _ if error.raw_os_error() == Some(libc::ELOOP) => stale(),
+        _ => error,
+    }
+}

@@ -1,0 +1,19 @@
+//! polystore mount: whatever program writes in a mounted directory, unchanged, replaces its
+//! files in one step.
+//!
+//! [`engine`] decides what opens and closes mean and publishes versions; [`fuse`]
+//! brings the kernel's requests to it.
+
+pub mod engine;
+#[cfg(target_os = "linux")]
+pub mod fuse;
+#[cfg(target_os = "linux")]
+mod pool;
+
+#[cfg(target_os = "linux")]
+pub use fuse::{MountError, MountOptions, Mounted, Unmounter, mount};
+
+/// What dropped drafts were kept, for their owners.
+pub mod salvage {
+    pub use crate::engine::salvage::{Item, list, restore};
+}
