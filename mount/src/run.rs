@@ -18,7 +18,6 @@ use polystore_mount::MountOptions;
 use crate::cli::{LogLevel, MountArgs};
 use crate::{Failure, complain, logging, quote};
 use daemon::Ready;
-use mountinfo::Entry;
 use mountpoint::Place;
 use signals::{Caught, Own};
 
@@ -61,16 +60,9 @@ fn serve(place: Place, options: MountOptions, ready: &mut Ready) -> Result<(), F
             return Err(Failure::new(error.to_string()));
         }
     };
-    // Nothing there: somebody has unmounted it already.
-    let own = mountinfo::mount_at(&place.mountpoint)
-        .ok()
-        .flatten()
-        .filter(Entry::is_polystore)
-        .map(Own::new);
-    let told = match &own {
-        Some(own) => look_after(own, place.data, caught, ready),
-        None => ready.tell(),
-    };
+    // None: somebody has unmounted it already.
+    let own = place.root().ok().and_then(|root| Own::new(&root));
+    let told = look_after(own.as_ref(), place.data, caught, ready);
     if told.is_ok() {
         log::info!("{data_shown} is mounted at {shown}");
         if !sees_all_processes() {
@@ -98,17 +90,23 @@ fn sees_all_processes() -> bool {
 }
 
 /// Sees to it that the mount can be found and ended, then tells that it is there.
-fn look_after(own: &Own, data: OwnedFd, caught: Caught, ready: &mut Ready) -> io::Result<()> {
-    let shown = quote::path(&own.entry.mountpoint);
-    if let Err(error) = serving::announce(&own.entry, data.into()) {
-        log::debug!("{shown}: polystore unmount cannot wait for this process: {error}");
+fn look_after(
+    own: Option<&Own>,
+    data: OwnedFd,
+    caught: Caught,
+    ready: &mut Ready,
+) -> io::Result<()> {
+    if let Some(own) = own
+        && let Err(error) = serving::announce(&own.entry, data.into())
+    {
+        log::debug!("polystore unmount cannot wait for this process: {error}");
     }
     if let Err(error) = ready.tell() {
-        own.leave();
+        own.inspect(|own| own.leave());
         return Err(error);
     }
-    if let Err(error) = caught.watch(own.clone()) {
-        log::warn!("{shown}: signals end it without unmounting: {error}");
+    if let Err(error) = caught.watch(own.cloned()) {
+        log::warn!("signals end this process without unmounting: {error}");
     }
     Ok(())
 }

@@ -6,7 +6,7 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -54,10 +54,25 @@ pub struct Node {
     pub is_root: bool,
 }
 
+impl Node {
+    /// A number of its mount that is never used again, which `mount_id` is as soon as the mount
+    /// has gone; `None` on Linux before 6.8, and in the mounts of other users.
+    pub fn unique_mount_id(&self) -> Option<u64> {
+        const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
+        let known = unasked(&self.handle, MNT_ID_UNIQUE).ok()?;
+        (known.stx_mask & MNT_ID_UNIQUE.bits() != 0).then_some(known.stx_mnt_id)
+    }
+}
+
 /// Looks at `path`; does not follow a symbolic link at its end.
 pub fn node(path: &Path) -> io::Result<Node> {
+    node_in(CWD, path)
+}
+
+/// Looks at `path` below an open directory.
+pub fn node_in(directory: impl AsFd, path: &Path) -> io::Result<Node> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let handle = rustix::fs::openat(CWD, path, flags, Mode::empty())?;
+    let handle = rustix::fs::openat(directory, path, flags, Mode::empty())?;
     let known = unasked(&handle, StatxFlags::empty())?;
     Ok(Node {
         handle,
@@ -70,15 +85,6 @@ pub fn node(path: &Path) -> io::Result<Node> {
 pub fn mount_id(path: &Path) -> io::Result<u64> {
     let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
     Ok(rustix::fs::statx(CWD, path, flags, StatxFlags::empty())?.stx_mnt_id)
-}
-
-/// A number of the mount at `path` that is never used again, which [`Entry::id`] is as soon as its
-/// mount has gone; `None` on Linux before 6.8.
-pub fn unique_id(path: &Path) -> Option<u64> {
-    const MNT_ID_UNIQUE: StatxFlags = StatxFlags::from_bits_retain(0x4000);
-    let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
-    let known = rustix::fs::statx(CWD, path, flags, MNT_ID_UNIQUE).ok()?;
-    (known.stx_mask & MNT_ID_UNIQUE.bits() != 0).then_some(known.stx_mnt_id)
 }
 
 /// What tells the file behind `path` from all others: device and inode.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, Mode, OFlags};
 
 use super::alive::{self, Answer};
-use super::mountinfo::{self, Entry};
+use super::mountinfo::{self, Entry, Node};
 use super::unmount::{self, How};
 use crate::{Failure, quote};
 
@@ -25,6 +25,8 @@ pub struct Place {
     pub data_path: PathBuf,
     /// Where it is to be mounted: an absolute path, without symbolic links.
     pub mountpoint: PathBuf,
+    /// The directory above it: renamed or not, it leads to the mount.
+    above: OwnedFd,
     /// The directories that were made for it, outermost first.
     made: Vec<PathBuf>,
 }
@@ -51,23 +53,41 @@ impl Place {
             refuse_other_mount(&mountpoint)?;
         }
         let made = make(&mountpoint)?;
-        let place = Place {
-            data: handle,
-            data_path,
-            mountpoint,
-            made,
+        let checked = match over_itself {
+            true => Ok(()),
+            false => refuse_used(&mountpoint),
         };
-        if !over_itself && let Err(failure) = refuse_used(&place.mountpoint) {
-            place.undo();
-            return Err(failure);
+        match checked.and_then(|()| open_above(&mountpoint)) {
+            Ok(above) => Ok(Place {
+                data: handle,
+                data_path,
+                mountpoint,
+                above,
+                made,
+            }),
+            Err(failure) => {
+                undo(&made);
+                Err(failure)
+            }
         }
-        Ok(place)
+    }
+
+    /// The root of what is mounted there now.
+    pub fn root(&self) -> io::Result<Node> {
+        let name = self.mountpoint.file_name().unwrap_or_default();
+        mountinfo::node_in(&self.above, Path::new(name))
     }
 
     /// Removes the directories that were made, when the mount came to nothing.
     pub fn undo(&self) {
         undo(&self.made);
     }
+}
+
+fn open_above(mountpoint: &Path) -> Result<OwnedFd, Failure> {
+    let above = mountpoint.parent().unwrap_or(mountpoint);
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, above, flags, Mode::empty()).map_err(|error| about(above, error.into()))
 }
 
 fn undo(made: &[PathBuf]) {

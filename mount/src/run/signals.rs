@@ -10,7 +10,7 @@ use signal_hook::iterator::Signals;
 use signal_hook::low_level::signal_name;
 
 use super::holders;
-use super::mountinfo::{self, Entry};
+use super::mountinfo::{self, Entry, Node};
 use super::unmount::{self, How};
 use crate::quote;
 
@@ -28,23 +28,23 @@ impl Caught {
         Signals::new(wanted).map(Caught)
     }
 
-    /// At the first signal unmounts `mount`, at the second ends the process at once.
-    pub fn watch(mut self, mount: Own) -> io::Result<()> {
+    /// At the first signal unmounts `mount`, at the second ends the process at once; at the first,
+    /// if it is not known what there is to unmount.
+    pub fn watch(mut self, mount: Option<Own>) -> io::Result<()> {
         thread::Builder::new()
             .name("signals".into())
             .spawn(move || {
-                let mut asked = false;
+                let mut mount = mount;
                 for signal in self.0.forever() {
                     let name = signal_name(signal).unwrap_or("a signal");
-                    if asked {
-                        log::warn!("{name} again: ending at once");
+                    let Some(mount) = mount.take() else {
+                        log::warn!("{name}: ending at once");
                         std::process::exit(128 + signal);
-                    }
+                    };
                     log::info!(
                         "{name}: unmounting {}",
                         quote::path(&mount.entry.mountpoint)
                     );
-                    asked = true;
                     mount.leave();
                 }
             })?;
@@ -61,12 +61,13 @@ pub struct Own {
 }
 
 impl Own {
-    /// Remembers `entry`, which has just been made.
-    pub fn new(entry: Entry) -> Own {
-        Own {
-            unique: mountinfo::unique_id(&entry.mountpoint),
+    /// Remembers the mount whose root is `root`; `None` if that is none of polystore.
+    pub fn new(root: &Node) -> Option<Own> {
+        let entry = mountinfo::find(root.mount_id).ok().flatten()?;
+        (root.is_root && entry.is_polystore()).then(|| Own {
+            unique: root.unique_mount_id(),
             entry,
-        }
+        })
     }
 
     /// Where it is now: a directory above it may have been renamed. `None` if it has gone, even
@@ -75,7 +76,8 @@ impl Own {
         let now = mountinfo::find(self.entry.id).ok().flatten()?;
         let is_own = now.device == self.entry.device
             && now.is_polystore()
-            && (self.unique.is_none() || mountinfo::unique_id(&now.mountpoint) == self.unique);
+            && mountinfo::node(&now.mountpoint)
+                .is_ok_and(|root| root.is_root && root.unique_mount_id() == self.unique);
         is_own.then_some(now.mountpoint)
     }
 

@@ -107,7 +107,11 @@ impl Site {
         }
         let copy = self.root.join("polystore");
         if !copy.exists() {
-            fs::copy(BINARY, &copy).unwrap();
+            // By another process: a file that a thread of this one is writing while another starts
+            // a program cannot be run ("text file busy").
+            let mut cp = Command::new("cp");
+            cp.args(["--", BINARY]).arg(&copy);
+            assert!(finish(cp).status.success());
             fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
         }
         copy
