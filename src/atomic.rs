@@ -14,6 +14,9 @@ use crate::target::Target;
 /// How much is gathered before it is written.
 const BUFFER: usize = 16 << 10;
 
+/// How often a file that vanishes while it is looked at is looked for again.
+const MAX_ATTEMPTS: u32 = 32;
+
 /// How [`atomic_write`] and its relatives write.
 ///
 /// ```
@@ -125,18 +128,23 @@ impl AtomicFile {
 
     /// Starts a new version of a file that has been found already.
     pub(crate) fn at(
-        target: Target,
+        mut target: Target,
         path: &Path,
         options: &AtomicWriteOptions,
     ) -> io::Result<AtomicFile> {
-        // Until it has its final owner and bits, nobody else may open it.
-        let made_private = target.old.is_some() || options.mode.is_some();
-        let mode = if made_private { 0o600 } else { 0o666 };
-        let staged = Staged::create(&Arc::new(SystemDisk), &target.dir, mode)?;
-        if let Some(old) = &target.old {
-            staged.inherit(&target.dir, &target.name, old)?;
-        }
-        set_mode(&staged, options.mode)?;
+        let mut attempts = 0;
+        let staged = loop {
+            match stage(&target, options) {
+                // Somebody removed or replaced the file between the two looks at it.
+                Err(StageError::Inherit(error))
+                    if error.kind() == io::ErrorKind::NotFound && attempts < MAX_ATTEMPTS =>
+                {
+                    attempts += 1;
+                    target.look_again()?;
+                }
+                other => break other?,
+            }
+        };
         Ok(AtomicFile {
             staged,
             target,
@@ -205,6 +213,34 @@ impl AtomicFile {
         self.buffer.clear();
         written.map_err(|error| self.staged.fail(error))
     }
+}
+
+enum StageError {
+    Create(io::Error),
+    Inherit(io::Error),
+}
+
+impl From<StageError> for io::Error {
+    fn from(error: StageError) -> io::Error {
+        match error {
+            StageError::Create(error) | StageError::Inherit(error) => error,
+        }
+    }
+}
+
+fn stage(target: &Target, options: &AtomicWriteOptions) -> Result<Staged<SystemDisk>, StageError> {
+    // Until it has its final owner and bits, nobody else may open it.
+    let made_private = target.old.is_some() || options.mode.is_some();
+    let mode = if made_private { 0o600 } else { 0o666 };
+    let disk = Arc::new(SystemDisk);
+    let staged = Staged::create(&disk, &target.dir, mode).map_err(StageError::Create)?;
+    if let Some(old) = &target.old {
+        staged
+            .inherit(&target.dir, &target.name, old)
+            .map_err(StageError::Inherit)?;
+    }
+    set_mode(&staged, options.mode).map_err(StageError::Create)?;
+    Ok(staged)
 }
 
 fn set_mode(staged: &Staged<SystemDisk>, mode: Option<u32>) -> io::Result<()> {

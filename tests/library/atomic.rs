@@ -244,3 +244,26 @@ fn readers_never_see_a_part() {
     });
     assert_eq!(scratch.names(), ["f"]);
 }
+
+/// Somebody removes the file all the time, also between two looks of the writer: then it is a new file.
+#[test]
+fn a_file_that_vanishes_meanwhile_is_a_new_one() {
+    let scratch = Scratch::new();
+    let path = scratch.join("f");
+    let options = options().durability(Durability::None);
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                let _ = fs::remove_file(&path);
+            }
+        });
+        let results: Vec<_> = (0..5000)
+            .map(|_| atomic_write_str(&path, "x", &options))
+            .collect();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        for result in results {
+            result.unwrap();
+        }
+    });
+}

@@ -229,7 +229,8 @@ fn config(options: &MountOptions) -> Config {
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName(source_name(&options.data)),
-        MountOption::Subtype("polystore".to_owned()),
+        // fuser 0.18 keeps `MountOption::Subtype` from the kernel when it mounts without fusermount3.
+        MountOption::CUSTOM("subtype=polystore".to_owned()),
         MountOption::DefaultPermissions,
     ];
     if options.read_only {
