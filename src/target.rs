@@ -61,6 +61,15 @@ impl Target {
             "too many symbolic links",
         ))
     }
+
+    /// Sees what is there now. A link or a directory that took the name is refused.
+    pub(crate) fn look_again(&mut self) -> io::Result<()> {
+        self.old = SystemDisk.stat(&self.dir, &self.name)?;
+        match self.old.map(|old| old.kind) {
+            None | Some(Kind::File) => Ok(()),
+            Some(kind) => Err(not_replaced(kind)),
+        }
+    }
 }
 
 /// The directory and the last component. A path that can only be a directory's is

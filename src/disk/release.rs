@@ -24,23 +24,25 @@ mod linux {
     use rustix::event::{PollFd, PollFlags, Timespec};
     use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
 
-    /// An instance of inotify is kept for the next waiter: to close one takes 10 ms,
-    /// which would be spent holding the lock. There are 128 for each user, so few are kept.
+    /// Instances of inotify are kept for the next waiter, never closed: that takes 10 ms, which would
+    /// be spent holding the lock. A user has 128 of them, so a process makes few.
     static IDLE: Mutex<Idle> = Mutex::new(Idle {
         process: 0,
+        made: 0,
         instances: Vec::new(),
     });
-    const MAX_IDLE: usize = 4;
+    const MOST: usize = 8;
 
     struct Idle {
-        /// A forked child shares its parent's instances and would eat its events.
+        /// A forked child shares its parent's instances and would eat its events, so it makes its own.
         process: u32,
+        made: usize,
         instances: Vec<OwnedFd>,
     }
 
     /// Tells when a descriptor of a file was closed.
     pub(crate) struct ReleaseWatch {
-        /// The instance and the number of the watch; none where there are no more of them.
+        /// The instance and the number of the watch; none if there are no more to be had.
         watch: Option<(OwnedFd, i32)>,
     }
 
@@ -97,12 +99,20 @@ mod linux {
     fn take_instance() -> Option<OwnedFd> {
         let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.process != std::process::id() {
-            idle.process = std::process::id();
-            idle.instances.clear();
+            *idle = Idle {
+                process: std::process::id(),
+                made: 0,
+                instances: Vec::new(),
+            };
         }
         let instance = match idle.instances.pop() {
             Some(instance) => instance,
-            None => inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok()?,
+            None if idle.made < MOST => {
+                let instance = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK).ok()?;
+                idle.made += 1;
+                instance
+            }
+            None => return None,
         };
         drain(&instance);
         Some(instance)
@@ -110,7 +120,7 @@ mod linux {
 
     fn keep_instance(instance: OwnedFd) {
         let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.process == std::process::id() && idle.instances.len() < MAX_IDLE {
+        if idle.process == std::process::id() {
             idle.instances.push(instance);
         }
     }

@@ -258,7 +258,7 @@ fn a_file_that_vanishes_meanwhile_is_a_new_one() {
                 let _ = fs::remove_file(&path);
             }
         });
-        let results: Vec<_> = (0..5000)
+        let results: Vec<_> = (0..1500)
             .map(|_| atomic_write_str(&path, "x", &options))
             .collect();
         done.store(true, std::sync::atomic::Ordering::Relaxed);
