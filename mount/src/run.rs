@@ -96,10 +96,12 @@ fn look_after(
     caught: Caught,
     ready: &mut Ready,
 ) -> io::Result<()> {
-    if let Some(own) = own
-        && let Err(error) = serving::announce(&own.entry, data.into())
-    {
-        log::debug!("polystore unmount cannot wait for this process: {error}");
+    if let Some(own) = own {
+        let seen = own.clone();
+        let announced = serving::announce(&own.entry, data.into(), move || seen.is_there());
+        if let Err(error) = announced {
+            log::debug!("polystore unmount cannot wait for this process: {error}");
+        }
     }
     if let Err(error) = ready.tell() {
         own.inspect(|own| own.leave());

@@ -49,6 +49,7 @@ impl Place {
         }
         let over_itself = is_same(&data_path, &mountpoint);
         if !over_itself {
+            refuse_inside_polystore(&mountpoint)?;
             refuse_nesting(&data_path, &mountpoint)?;
             refuse_other_mount(&mountpoint)?;
         }
@@ -239,6 +240,22 @@ fn refuse_within_polystore(data: &Path) -> Result<(), Failure> {
             quote::path(data),
             quote::path(&entry.mountpoint),
             quote::path(&entry.source)
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// A mountpoint there would be a directory of somebody's data.
+fn refuse_inside_polystore(mountpoint: &Path) -> Result<(), Failure> {
+    let above = mountpoint
+        .ancestors()
+        .skip(1)
+        .find_map(|above| mountinfo::mount_of(above).ok().flatten());
+    match above {
+        Some(entry) if entry.is_polystore() => Err(Failure::new(format!(
+            "{}: is inside the polystore mount {}",
+            quote::path(mountpoint),
+            quote::path(&entry.mountpoint)
         ))),
         _ => Ok(()),
     }

@@ -1,6 +1,8 @@
 //! How other polystore processes find the one that serves a mount.
 //!
-//! It listens on a socket in the abstract namespace, named by the mount's device number. Who
+//! It listens on a socket in the abstract namespace, named by the mount's device number and a
+//! slot, because the number may be used again while the process of an earlier mount still puts
+//! in place what was written there. A process whose mount has gone keeps quiet. Who else
 //! connects gets one line, the number of its descriptor of the data directory, and then
 //! end-of-file when it ends, however it ends. So `polystore unmount` can wait for it, and a data
 //! directory that is mounted over itself can be reached as /proc/PID/fd/N.
@@ -23,21 +25,40 @@ const CONNECTIONS: usize = 64;
 /// How long a server may take to say its line.
 const GREETING: Duration = Duration::from_secs(2);
 
-fn address(entry: &Entry) -> io::Result<SocketAddr> {
-    SocketAddr::from_abstract_name(format!("polystore/mount/{}", entry.device))
+/// Processes that can be told apart under one device number.
+const SLOTS: usize = 8;
+
+fn address(entry: &Entry, slot: usize) -> io::Result<SocketAddr> {
+    SocketAddr::from_abstract_name(format!("polystore/mount/{}/{slot}", entry.device))
 }
 
 /// Listens for `entry`, the mount that this process serves, until the process ends.
-/// `data` is its data directory, opened before anything was mounted over it.
-pub fn announce(entry: &Entry, data: File) -> io::Result<()> {
-    let listener = UnixListener::bind_addr(&address(entry)?)?;
+/// `data` is its data directory, opened before anything was mounted over it, and `is_there` tells
+/// whether the mount still exists.
+pub fn announce(
+    entry: &Entry,
+    data: File,
+    is_there: impl Fn() -> bool + Send + 'static,
+) -> io::Result<()> {
+    let listener = listen(entry)?;
     thread::Builder::new()
         .name("announce".into())
-        .spawn(move || greet(&listener, &data))?;
+        .spawn(move || greet(&listener, &data, is_there))?;
     Ok(())
 }
 
-fn greet(listener: &UnixListener, data: &File) {
+fn listen(entry: &Entry) -> io::Result<UnixListener> {
+    let mut result = Err(io::ErrorKind::AddrInUse.into());
+    for slot in 0..SLOTS {
+        result = UnixListener::bind_addr(&address(entry, slot)?);
+        if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::AddrInUse) {
+            break;
+        }
+    }
+    result
+}
+
+fn greet(listener: &UnixListener, data: &File, is_there: impl Fn() -> bool) {
     let own = rustix::process::geteuid();
     let line = format!("{}\n", data.as_raw_fd());
     let mut connections: Vec<UnixStream> = Vec::new();
@@ -50,6 +71,7 @@ fn greet(listener: &UnixListener, data: &File) {
         let trusted =
             socket_peercred(&connection).is_ok_and(|peer| peer.uid.is_root() || peer.uid == own);
         if !trusted
+            || !is_there()
             || connection.set_nonblocking(true).is_err()
             || connection.write_all(line.as_bytes()).is_err()
         {
@@ -75,7 +97,11 @@ pub struct Server {
 impl Server {
     /// Finds the server of `entry`; `None` where it is dead or out of reach.
     pub fn of(entry: &Entry) -> Option<Server> {
-        let connection = UnixStream::connect_addr(&address(entry).ok()?).ok()?;
+        (0..SLOTS).find_map(|slot| Server::at(entry, slot))
+    }
+
+    fn at(entry: &Entry, slot: usize) -> Option<Server> {
+        let connection = UnixStream::connect_addr(&address(entry, slot).ok()?).ok()?;
         let peer = socket_peercred(&connection).ok()?;
         // Anybody can listen under a name; only the mount's owner is believed.
         let owner = entry.owner.map(|(user, _)| user)?;
@@ -131,7 +157,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let entry = entry(format!("test:{}", std::process::id()));
         assert!(Server::of(&entry).is_none());
-        announce(&entry, File::open(directory.path()).unwrap()).unwrap();
+        // One whose mount has gone, but which has not ended, must not stand in the way.
+        announce(&entry, File::open("/").unwrap(), || false).unwrap();
+        assert!(Server::of(&entry).is_none());
+        announce(&entry, File::open(directory.path()).unwrap(), || true).unwrap();
         // More often than connections are kept, so that closed ones must have been let go.
         for _ in 0..3 * CONNECTIONS {
             let server = Server::of(&entry).unwrap();
@@ -140,13 +169,12 @@ mod tests {
         }
         let server = Server::of(&entry).unwrap();
         assert!(!server.wait(Duration::from_millis(20)), "it still runs");
-        assert!(announce(&entry, File::open("/").unwrap()).is_err());
     }
 
     #[test]
     fn strangers_are_not_believed() {
         let mut entry = entry(format!("stranger:{}", std::process::id()));
-        announce(&entry, File::open("/").unwrap()).unwrap();
+        announce(&entry, File::open("/").unwrap(), || true).unwrap();
         assert!(Server::of(&entry).is_some());
         entry.owner = Some((rustix::process::geteuid().as_raw() + 1, 0));
         let root = rustix::process::geteuid().is_root();

@@ -81,6 +81,11 @@ impl Own {
         is_own.then_some(now.mountpoint)
     }
 
+    /// Whether it still exists.
+    pub fn is_there(&self) -> bool {
+        self.mountpoint().is_some()
+    }
+
     /// Unmounts it if it is there, or takes it out of the tree while somebody still uses it.
     /// The process ends when the kernel says that the mount is gone.
     pub fn leave(&self) {

@@ -14,7 +14,11 @@ fn unusable_mountpoints_are_refused() {
         );
         assert!(message.contains(data.to_str().unwrap()), "{message}");
         let message = site.refuse(&["mount", "data", "safe/sub"]);
-        assert!(message.contains("safe"), "{message}");
+        assert!(
+            message.contains("is inside the polystore mount"),
+            "{message}"
+        );
+        assert!(!data.join("sub").exists());
         let message = site.refuse(&["mount", "data", "data/sub"]);
         assert!(
             message.contains("is inside the data directory"),
