@@ -1,8 +1,61 @@
 //! Files that are replaced whole, locks that are kept, JSON that many may update.
 //!
-//! Everything goes through one small seam to the file system, [`disk::Disk`], so
-//! that the same code runs on Linux, macOS and Windows and on a simulated disk
-//! in the tests.
+//! | function | promise |
+//! |---|---|
+//! | [`atomic_write`], [`AtomicFile`], [`atomic_write_bytes`], [`atomic_write_str`] | readers see the old file or the new one; an error, a panic or a kill leaves the old |
+//! | [`atomic_write_json`] | the same, for anything that is `Serialize` |
+//! | [`file_lock`], [`try_file_lock`] | one at a time, among threads, processes and programs; the lock ends with its holder |
+//! | [`atomic_update_json`] | read, change, write, under a lock: no update is lost |
+//!
+//! ```
+//! use std::convert::Infallible;
+//! use std::io;
+//! use polystore::{AtomicWriteOptions, JsonOptions, atomic_update_json, atomic_write_str};
+//!
+//! # fn main() -> io::Result<()> {
+//! # let scratch = tempfile::tempdir()?;
+//! # let (motd, hits) = (scratch.path().join("motd"), scratch.path().join("hits.json"));
+//! atomic_write_str(&motd, "Welcome!\n", &AtomicWriteOptions::new())?;
+//!
+//! let count = atomic_update_json(&hits, &JsonOptions::new(), |hits: Option<u64>| {
+//!     Ok::<_, Infallible>(hits.unwrap_or(0) + 1)
+//! })?;
+//! # assert_eq!(count, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Power cuts
+//!
+//! A rename alone is not enough: most file systems may make it durable before the
+//! content, and the file is then empty or full of zeros. [`Durability`] says what is waited for.
+//! Under [`Durability::Ordered`], the default, that is the content only: on ext4, xfs and btrfs by
+//! having its blocks written (`FIEMAP` with `FIEMAP_FLAG_SYNC`), because their journals'
+//! own flushes order the rest; on macOS with `F_BARRIERFSYNC`; elsewhere, and on ext4
+//! without a journal, with `fdatasync`.
+//!
+//! Under [`Durability::Full`] the directory is synced, too. Some file systems have no such
+//! operation and answer `EINVAL`: CIFS before Linux 4.17, VirtualBox shared folders,
+//! User-mode Linux' hostfs. This is taken for success, because there is nothing else that could be
+//! called; whether the new name is durable there is for the server or the host to say. Any
+//! other error is returned. On Windows the directory is flushed where its handle allows it.
+//!
+//! # Systems
+//!
+//! Linux, macOS and Windows. Everything goes through one small seam to the file
+//! system, [`disk::Disk`], so that the same code runs on all three and, in the tests, on a
+//! simulated disk that loses its power. What differs:
+//!
+//! - Only on Linux has a file that is being written no name, so that nothing is left
+//!   of it even if the process is killed. Elsewhere, and on file systems without
+//!   `O_TMPFILE`, a killed process leaves a file named `.polystore-*.tmp` in the directory.
+//! - Only on Linux is a waiter for a lock woken by its release. Elsewhere it polls, with pauses that grow from
+//!   1 ms to the poll interval.
+//! - Windows has no owners, permission bits and extended attributes to keep, and replaces a file that others
+//!   have open only if they share it for deletion; for about 0.4 s it tries again.
+
+#![warn(missing_docs)]
+#![warn(unsafe_op_in_unsafe_fn, clippy::undocumented_unsafe_blocks)]
 
 mod atomic;
 pub mod disk;

@@ -2,6 +2,8 @@
 
 mod data;
 #[cfg(target_os = "linux")]
+mod journal;
+#[cfg(target_os = "linux")]
 #[path = "unix/xattrs_linux.rs"]
 mod xattrs;
 #[cfg(target_vendor = "apple")]

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::fs;
 use std::io;
 use std::thread;
 use std::time::Duration;
@@ -226,7 +225,7 @@ fn a_panic_in_the_function_gives_the_turn_up() {
 #[cfg(unix)]
 fn links_to_one_file_share_one_lock() {
     let scratch = Scratch::new();
-    fs::create_dir(scratch.join("dir")).unwrap();
+    std::fs::create_dir(scratch.join("dir")).unwrap();
     std::os::unix::fs::symlink("dir/f.json", scratch.join("link.json")).unwrap();
     std::os::unix::fs::symlink("dir", scratch.join("same")).unwrap();
     let add = |value: Option<u32>| Ok::<_, Infallible>(value.unwrap_or(0) + 1);

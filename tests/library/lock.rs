@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
-use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -218,7 +217,7 @@ fn a_waiter_does_not_sleep_through_a_release() {
     for killed in [false, true] {
         let mut child = killed.then(|| holder(&path));
         let held = (!killed).then(|| file_lock(&path, &options()).unwrap());
-        let (sender, receiver) = mpsc::channel();
+        let (sender, receiver) = std::sync::mpsc::channel();
         thread::scope(|scope| {
             scope.spawn(|| {
                 let lock = file_lock(&path, &patient).unwrap();

@@ -1,10 +1,13 @@
 //! The library, on the simulated disk and on the computer's own.
 
+// Its errors are numbered as on a POSIX system.
+#[cfg(unix)]
 #[path = "../support/sim_disk.rs"]
 mod sim_disk;
 
 mod atomic;
 mod contention;
+#[cfg(unix)]
 mod crash;
 mod json;
 mod lock;

@@ -19,7 +19,7 @@ pub(super) fn sync(fd: BorrowedFd<'_>) -> io::Result<()> {
 #[cfg(target_os = "linux")]
 pub(super) fn wait(file: &File) -> io::Result<()> {
     use rustix::io::Errno;
-    if journal_orders_the_rest(file)? {
+    if super::journal::orders_the_rest(file)? {
         match rustix::io::retry_on_intr(|| fiemap_sync(file)) {
             Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL) => {}
             other => return Ok(other?),
@@ -42,23 +42,6 @@ pub(super) fn wait(file: &File) -> io::Result<()> {
 #[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
 pub(super) fn wait(file: &File) -> io::Result<()> {
     file.sync_data()
-}
-
-/// Whether the file is on a file system where it is enough that the blocks have
-/// been written, because the flush of the journal's next commit covers them:
-/// ext4, xfs and btrfs, as measured with replayed power cuts.
-#[cfg(target_os = "linux")]
-fn journal_orders_the_rest(file: &File) -> io::Result<bool> {
-    let kind = rustix::fs::fstatfs(file)?.f_type;
-    // `f_type` is signed on some systems, and narrower on others.
-    #[allow(clippy::unnecessary_cast)]
-    let kind = kind as u32;
-    Ok([
-        libc::EXT4_SUPER_MAGIC as u32,
-        libc::XFS_SUPER_MAGIC as u32,
-        libc::BTRFS_SUPER_MAGIC as u32,
-    ]
-    .contains(&kind))
 }
 
 /// Asks for the file's extents, none of them to be returned, with the flag that
