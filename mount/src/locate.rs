@@ -16,6 +16,14 @@ pub struct Data {
     _server: Option<Server>,
 }
 
+impl Data {
+    /// The text of an error, with the path to show in it.
+    pub fn explain(&self, error: &std::io::Error) -> String {
+        let reach = self.reach.display().to_string();
+        error.to_string().replace(&reach, &quote::path(&self.shown))
+    }
+}
+
 /// The data directory that is served where `directory` is, or else `directory` itself.
 pub fn data(directory: &Path) -> Result<Data, Failure> {
     let fail = |error: std::io::Error| Failure::new(format!("{}: {error}", quote::path(directory)));

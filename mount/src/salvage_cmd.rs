@@ -19,6 +19,7 @@ pub fn command(args: SalvageArgs) -> Result<(), Failure> {
 fn list(directory: &Path, json: bool) -> Result<(), Failure> {
     let data = locate::data(directory)?;
     let mut items = salvage::list(&data.reach).map_err(|error| {
+        let error = data.explain(&error);
         Failure::new(format!("salvage of {}: {error}", quote::path(&data.shown)))
     })?;
     items.sort_by(|a, b| (a.time, &a.id).cmp(&(b.time, &b.id)));
@@ -49,7 +50,11 @@ fn restore(directory: &Path, id: &str, to: Option<&Path>, force: bool) -> Result
             }
             _ => "",
         };
-        Failure::new(format!("salvage {}: {error}{advice}", quote::text(id)))
+        Failure::new(format!(
+            "salvage {}: {}{advice}",
+            quote::text(id),
+            data.explain(&error)
+        ))
     })?;
     // What was reached through /proc is shown by its own name.
     let shown = match restored.strip_prefix(&data.reach) {

@@ -106,3 +106,67 @@ fn an_empty_salvage_is_empty_everywhere() {
         );
     }
 }
+
+/// Leaves a draft of `NAME` in salvage: its writer is killed.
+fn leave_draft(site: &Site, name: &str) {
+    let mut command = site.program("sh");
+    command.args(["-c", "exec > \"$0\"; echo unfinished; kill -KILL $$", name]);
+    assert_eq!(finish(command).status.signal(), Some(9));
+}
+
+#[test]
+fn a_killed_writers_draft_is_listed_and_restored() {
+    for site in Site::both() {
+        for (arguments, mountpoint) in [(&["data", "safe"][..], "safe"), (&["data"], "data")] {
+            site.succeed(&[&["mount", "-d"], arguments].concat());
+            leave_draft(&site, &format!("{mountpoint}/file"));
+            assert_eq!(
+                site.cat(&format!("{mountpoint}/file")).as_deref(),
+                Some("content")
+            );
+            let mut id = String::new();
+            wait_for("the salvage", || {
+                let list = site.run(&["salvage", "list", mountpoint]);
+                let list = String::from_utf8(list.stdout).unwrap();
+                let Some(line) = list.lines().nth(1) else {
+                    return false;
+                };
+                assert!(line.contains(" file ") && line.contains(" 11 "), "{list}");
+                id = line.split(' ').next().unwrap().to_string();
+                true
+            });
+            let restore = |more: &[&str]| {
+                let line = [&["salvage", "restore", mountpoint, &id], more].concat();
+                site.run(&line)
+            };
+            // Something is in the place that it was written for.
+            let output = restore(&[]);
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{said}");
+            assert!(said.contains("--force"), "{said}");
+            assert_eq!(
+                site.cat(&format!("{mountpoint}/file")).as_deref(),
+                Some("content")
+            );
+
+            let output = restore(&["--to", "rescued"]);
+            assert!(output.status.success(), "{output:?}");
+            let shown = String::from_utf8(output.stdout).unwrap();
+            assert_eq!(Path::new(shown.trim_end()), site.path("rescued"));
+            assert_eq!(site.cat("rescued").as_deref(), Some("unfinished\n"));
+            fs::remove_file(site.path("rescued")).unwrap();
+            site.succeed(&["unmount", mountpoint]);
+            assert!(
+                !site.path("data/.polystore").exists(),
+                "nothing is left in it"
+            );
+        }
+        site.succeed(&["mount", "-d", "data"]);
+        let message = site.refuse(&["salvage", "restore", "data", "none"]);
+        assert!(
+            message.contains("none") && !message.contains("/proc"),
+            "{message}"
+        );
+        site.succeed(&["unmount", "data"]);
+    }
+}
