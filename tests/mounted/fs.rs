@@ -322,6 +322,7 @@ soon(lambda: read("f") == b"two, longer and more", "appended")
 os.chmod(DATA + "/f", 0o600)
 soon(lambda: stat.S_IMODE(os.stat("f").st_mode) == 0o600, "mode")
 write("f", "by the mount")
+equal(read("f"), b"by the mount")
 equal(read(DATA + "/f"), b"by the mount")
 "#);
     }

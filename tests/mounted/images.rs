@@ -25,9 +25,11 @@ os.mkdir("d")
 write_version("d/f", 0, 1000)
 os.setxattr("d/f", "user.key", b"value")
 readers = [Worker(watch) for _ in range(2)]
-for number in range(1, 200):
-    write_version("d/f", number, random.choice((0, 3000, 100_000, 2_000_000)), 3)
-    equal(read_version("d/f"), number)
+def rewrite(line):
+    for number in range(1, 200):
+        write_version("d/f", number, random.choice((0, 3000, 100_000, 2_000_000)), 3)
+        equal(read_version("d/f"), number)
+Worker(rewrite).done()
 for reader in readers:
     reader.say("stop")
     reader.done()

@@ -309,8 +309,26 @@ equal((kind, start, length, pid), (fcntl.F_WRLCK, 20, 10, one.worker.pid), "who 
 one("fcntl.lockf(f, fcntl.LOCK_UN, 5, 20)")
 fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 5, 20)
 fails(errno.EAGAIN, fcntl.lockf, fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 5, 25)
-os.close(os.open("f", os.O_RDONLY))
-equal(one("fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB, 5, 0)"), None, "any close drops a process's own locks")
+"#);
+    }
+);
+
+same!(
+    /// POSIX: closing any descriptor of a file drops all fcntl locks that the process has on it.
+    any_close_drops_fcntl_locks,
+    |m| {
+        m.py(r#"
+write("f", b"x" * 100)
+one, = peers(1)
+one("f = open('f', 'r+b')")
+for flags in (os.O_RDWR, os.O_WRONLY, os.O_RDONLY):
+    fd = os.open("f", os.O_RDWR)
+    fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB, 10, 0)
+    fails(errno.EAGAIN, one, "fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB, 5, 0)")
+    os.close(os.open("f", flags))
+    one("fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB, 5, 0)")
+    one("fcntl.lockf(f, fcntl.LOCK_UN)")
+    os.close(fd)
 "#);
     }
 );
@@ -319,7 +337,7 @@ same!(
     /// Two that wait for each other are told so: fcntl locks promise EDEADLK.
     deadlock_is_reported,
     |m| {
-        m.py(r#"
+        let script = r#"
 write("f", b"x" * 100)
 one, two = peers(2)
 for peer in (one, two):
@@ -331,6 +349,7 @@ assert one.waits(0.3), "one does not wait"
 fails(errno.EDEADLK, two, "fcntl.lockf(f, fcntl.LOCK_EX, 10, 0)")
 two("fcntl.lockf(f, fcntl.LOCK_UN, 10, 50)")
 one.answer()
-"#);
+"#;
+        m.py_within(Duration::from_secs(20), script);
     }
 );

@@ -72,16 +72,15 @@ equal(read(DATA + "/f"), b"content")
 /// What each durability must give while the machine runs.
 const REWRITES: &str = r#"
 from versions import *
-reader, = peers(1)
+writer, reader = peers(2)
 reader("exec('from versions import *', globals())")
 for number in range(30):
     write_version("f", number, random.randint(0, 300_000))
     equal(reader("read_version('f')"), number)
-f = os.open("f", os.O_WRONLY | os.O_TRUNC)
-os.write(f, b"half")
-os.fsync(f)
+writer("f = os.open('f', os.O_WRONLY | os.O_TRUNC)")
+writer("os.write(f, b'half'); os.fsync(f)")
 equal(reader("read_version('f')"), 29, "synced, not closed")
-os.close(f)
+writer("os.close(f)")
 equal(reader("read('f')"), b"half")
 "#;
 

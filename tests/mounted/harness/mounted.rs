@@ -151,10 +151,11 @@ impl Mounted {
         }
     }
 
-    /// True once a mount is listed that answers: a dead one may be there before it.
+    /// True once a mount is listed that answers: a dead one may be there before it, with
+    /// attributes that are still cached. How full it is, only a living one can say.
     fn is_mounted(&self) -> bool {
         let mut stat = self.command(Path::new("stat"));
-        stat.arg(&self.safe).current_dir("/");
+        stat.arg("-f").arg(&self.safe).current_dir("/");
         mounts_at(&self.safe) == 1 && self.outcome(stat, "stat").status.success()
     }
 
@@ -287,7 +288,7 @@ impl Mounted {
         self.wait(run.limit(limit)).ok()
     }
 
-    /// Runs a Python script in the mount and does something to the mount meanwhile,
+    /// Runs a Python script, from the root directory, and does something to the mount meanwhile,
     /// `pause` after the script was started. What the script printed.
     pub fn while_running(
         &mut self,
@@ -296,7 +297,10 @@ impl Mounted {
         meanwhile: impl FnOnce(&mut Mounted),
     ) -> String {
         let mut command = self.command(Path::new("python3"));
-        command.args(["-c", &format!("from common import *\n{script}")]);
+        // Not in the mount: it may be dead before the script gets there.
+        command
+            .args(["-c", &format!("from common import *\n{script}")])
+            .current_dir("/");
         let run = Run::new(command, script.to_owned(), &self.root.join("run"));
         let running = std::thread::spawn(move || run.run(|| ()));
         std::thread::sleep(pause);
@@ -368,9 +372,11 @@ impl Mounted {
         &self.data
     }
 
-    /// The content of a file of the backing directory.
+    /// The content of a file of the backing directory. It is read through the mount first,
+    /// which waits for what is being published; who reads beside the mount does not.
     #[track_caller]
     pub fn in_data(&self, name: &str) -> String {
+        self.sh(&format!("cat '{name}' > /dev/null"));
         let bytes = std::fs::read(self.data.join(name))
             .unwrap_or_else(|error| panic!("{name} in the backing directory: {error}"));
         String::from_utf8_lossy(&bytes).into_owned()
