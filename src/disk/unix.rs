@@ -234,6 +234,12 @@ impl Disk for SystemDisk {
             // CIFS before Linux 4.17, VirtualBox shared folders, hostfs). There is no other call
             // that would do more. Any other error is one.
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            #[cfg(target_os = "linux")]
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::BADF) => {
+                // Opened without the right to read it: only a file in it leads to its file system.
+                let file = self.create_unnamed(dir, 0o600)?.ok_or(error)?;
+                Ok(rustix::fs::syncfs(file)?)
+            }
             other => other,
         }
     }
@@ -298,7 +304,7 @@ pub(crate) fn unlock(file: &File) -> io::Result<()> {
 fn open_directory(base: impl AsFd, name: &OsStr, extra: OFlags) -> io::Result<Dir> {
     let flags = OFlags::DIRECTORY | OFlags::CLOEXEC | extra;
     let opened = rustix::fs::openat(base.as_fd(), name, flags | OFlags::RDONLY, Mode::empty());
-    // A directory that one may search and write but not list: good for all but `list` and `sync_dir`.
+    // A directory that one may search and write but not list: good for all but `list`.
     #[cfg(target_os = "linux")]
     let opened = match opened {
         Err(Errno::ACCESS) => rustix::fs::openat(base, name, flags | OFlags::PATH, Mode::empty()),

@@ -14,3 +14,5 @@ mod lock;
 #[cfg(target_os = "linux")]
 mod metadata;
 mod scratch;
+#[cfg(target_os = "linux")]
+mod users;

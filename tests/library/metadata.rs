@@ -1,17 +1,17 @@
 //! What a new version keeps of the old one, and where it goes, on a POSIX system.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use polystore::{AtomicWriteOptions, Durability, atomic_write_str};
 
-use crate::scratch::{CHILD_PATH, Scratch, child, child_path, read};
+use crate::scratch::{CHILD_PATH, Scratch, child, child_path, chmod, is_root, read};
 
 fn write(path: impl AsRef<Path>, text: &str) -> io::Result<()> {
     atomic_write_str(path, text, &AtomicWriteOptions::new())
@@ -19,14 +19,6 @@ fn write(path: impl AsRef<Path>, text: &str) -> io::Result<()> {
 
 fn mode(path: impl AsRef<Path>) -> u32 {
     fs::metadata(path).expect("a file").mode() & 0o7777
-}
-
-fn chmod(path: impl AsRef<Path>, mode: u32) {
-    fs::set_permissions(path, Permissions::from_mode(mode)).expect("to set permission bits");
-}
-
-fn is_root() -> bool {
-    fs::metadata("/proc/self").expect("/proc").uid() == 0
 }
 
 /// Runs a program that prints; `None` if it is not installed.
@@ -99,46 +91,6 @@ fn the_owner_is_kept_where_permitted() {
         (known.uid(), known.gid(), known.mode() & 0o7777),
         (12_345, 54_321, 0o640)
     );
-}
-
-/// Who may replace a file need not be its owner, nor be allowed to read it. The file becomes his, and
-/// neither his group nor anybody who runs it gets what they had not.
-#[test]
-fn what_cannot_be_kept_is_given_to_nobody() {
-    use std::os::unix::process::CommandExt;
-    if !is_root() {
-        return;
-    }
-    let scratch = Scratch::new();
-    chmod(scratch.path(), 0o777);
-    let program = scratch.join("test-program");
-    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    for (before, after) in [
-        (0o660, 0o600),
-        (0o600, 0o600),
-        (0o6755, 0o755),
-        (0o664, 0o644),
-    ] {
-        let path = scratch.file("f", "old");
-        chmod(&path, before);
-        let child = child("metadata::child_writes", &path);
-        let output = Command::new(&program)
-            .args(child.get_args())
-            .env(CHILD_PATH, &path)
-            .uid(65_534)
-            .gid(65_533)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-        let known = fs::metadata(&path).unwrap();
-        assert_eq!(
-            (known.uid(), known.gid(), known.mode() & 0o7777),
-            (65_534, 65_533, after),
-            "{before:o}"
-        );
-        fs::remove_file(&path).unwrap();
-    }
-    assert_eq!(scratch.names(), ["test-program"]);
 }
 
 #[test]

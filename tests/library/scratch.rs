@@ -67,3 +67,17 @@ pub fn child_path() -> PathBuf {
         .expect("runs as a child of another test only")
         .into()
 }
+
+/// Sets the permission bits.
+#[cfg(unix)]
+pub fn chmod(path: impl AsRef<Path>, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("to set permission bits");
+}
+
+/// Whether nothing is forbidden to this process.
+#[cfg(target_os = "linux")]
+pub fn is_root() -> bool {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata("/proc/self").expect("/proc").uid() == 0
+}
