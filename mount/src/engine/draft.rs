@@ -18,8 +18,8 @@
 use std::ffi::OsString;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use polystore::disk::{Disk, FileId};
 
@@ -72,7 +72,13 @@ pub struct DraftState {
     pub opener_killed: bool,
     /// Whether the last close so far came from a task that was being killed.
     pub last_killed: bool,
+    /// When its opener last closed a descriptor of it, written.
+    pub closed: Option<Instant>,
 }
+
+/// How long after that a reader is made to wait for the publish rather than told that there is
+/// no such file: watchers hear of the close (IN_CLOSE_WRITE) before the mount does.
+pub const CLOSING_WINDOW: Duration = Duration::from_millis(20);
 
 /// A staged, unpublished version.
 pub struct Draft<D: Disk> {
@@ -105,6 +111,7 @@ pub struct Draft<D: Disk> {
     high_water: AtomicU64,
     name: Mutex<StagedName>,
     state: Mutex<DraftState>,
+    settled: Condvar,
 }
 
 /// What [`Draft::new`] is told.
@@ -164,7 +171,9 @@ impl<D: Disk> Draft<D> {
                 promises: 0,
                 opener_killed: false,
                 last_killed: false,
+                closed: None,
             }),
+            settled: Condvar::new(),
         }
     }
 
@@ -183,6 +192,32 @@ impl<D: Disk> Draft<D> {
     /// Where it is in its life.
     pub fn phase(&self) -> Phase {
         self.state().phase
+    }
+
+    /// Moves it on in its life.
+    pub fn set_phase(&self, phase: Phase) {
+        self.state().phase = phase;
+        self.settled.notify_all();
+    }
+
+    /// Returns when it is no longer private, or after `patience`.
+    pub fn wait_until_settled(&self, patience: Duration) {
+        let waited = self
+            .settled
+            .wait_timeout_while(self.state(), patience, |state| {
+                state.phase == Phase::Private
+            });
+        drop(waited); // Either way the caller looks again.
+    }
+
+    /// Whether it is about to be published under its new name, as far as can be told.
+    pub fn is_closing(&self) -> bool {
+        let state = self.state();
+        self.new_name
+            && state.phase == Phase::Private
+            && state
+                .closed
+                .is_some_and(|closed| closed.elapsed() < CLOSING_WINDOW)
     }
 
     /// Whether anything was written, cut or reserved in it.

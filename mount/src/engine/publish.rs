@@ -8,6 +8,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use polystore::Durability;
 use polystore::disk::Disk;
@@ -91,6 +92,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         }
         if by_opener {
             writer.opener_closed.store(true, Ordering::Release);
+            draft.state().closed = Some(Instant::now());
         }
         // A loop's children each close their copy: only the opener's close waits, or any after it.
         by_opener
@@ -193,7 +195,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             let mut slots = self.slots();
             slots.remove(draft);
             slots.note_published(&to.slot);
-            draft.state().phase = Phase::Published;
+            draft.set_phase(Phase::Published);
         }
         if self.settings.durability == Durability::Full {
             self.disk.sync_dir(&to.dir)?;
@@ -259,7 +261,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         {
             let mut slots = self.slots();
             slots.remove(draft);
-            draft.state().phase = Phase::Gone;
+            draft.set_phase(Phase::Gone);
         }
         if let Some(reason) = reason {
             self.keep(draft, reason);

@@ -22,6 +22,12 @@ pub enum View<D: Disk> {
 }
 
 impl<D: Disk, P: Processes> Engine<D, P> {
+    /// Whether `caller` was shown `draft` only because it is about to be published: it has to
+    /// wait for that before it opens it.
+    pub fn must_wait_for(&self, caller: Caller, draft: &Draft<D>) -> bool {
+        draft.is_closing() && !self.sees(self.processes.process_of(caller.tid), draft)
+    }
+
     /// What `slot` means to `caller`.
     pub fn view(&self, caller: Caller, slot: &SlotKey) -> View<D> {
         let drafts = self.slots().drafts(slot).to_vec();
@@ -32,7 +38,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         drafts
             .into_iter()
             .rev()
-            .find(|draft| self.sees(process, draft))
+            .find(|draft| draft.is_closing() || self.sees(process, draft))
             .map_or(View::Published { volatile: true }, View::Draft)
     }
 

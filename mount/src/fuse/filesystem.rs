@@ -22,6 +22,7 @@ use super::fs::{Entry, Fs, caller};
 use super::io::read_cached;
 use super::locking::Asked;
 use super::names::NewMode;
+use crate::engine::draft::CLOSING_WINDOW;
 use crate::engine::locks::Kind;
 use crate::engine::order::Claim;
 
@@ -175,12 +176,22 @@ impl Filesystem for Adapter {
             mtime,
         };
         let claim = self.0.look(node.0).unwrap_or_default();
-        self.0.queue(claim, move |fs| {
-            match fs.setattr(caller, node.0, handle.map(|handle| handle.0), &change) {
-                Ok((attr, ttl)) => reply.attr(&ttl, &attr),
-                Err(error) => reply.error(errno(&error)),
-            }
-        });
+        // Attributes of a draft are nobody's business yet: no journal to wait for in all likelihood.
+        let quick = size.is_none() && self.0.tree.draft(node.0).is_some();
+        let run = move |fs: &Arc<Fs>| match fs.setattr(
+            caller,
+            node.0,
+            handle.map(|handle| handle.0),
+            &change,
+        ) {
+            Ok((attr, ttl)) => reply.attr(&ttl, &attr),
+            Err(error) => reply.error(errno(&error)),
+        };
+        if quick {
+            self.0.inline(Ok(claim), run)
+        } else {
+            self.0.queue(claim, run)
+        }
     }
 
     fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
@@ -307,6 +318,12 @@ impl Filesystem for Adapter {
 
     fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let caller = caller(request);
+        if let Some(draft) = self.0.waits_for_publish(caller, node.0) {
+            return self.0.aside(move |_| {
+                draft.wait_until_settled(CLOSING_WINDOW);
+                reply.error(Errno::ESTALE);
+            });
+        }
         let claim = self.0.look(node.0);
         self.0
             .inline(claim, move |fs| match fs.open(caller, node.0, flags.0) {

@@ -10,7 +10,7 @@ use polystore::disk::{FileId, SystemDisk};
 
 use super::handles::Handles;
 use super::proc::ProcFs;
-use super::redirect::Promises;
+use super::redirect::{Promises, SecondLooks};
 use super::tree::Tree;
 use crate::engine::Engine;
 use crate::engine::locks::Locks;
@@ -41,6 +41,8 @@ pub struct Fs {
     pub handles: Handles,
     /// Redirected opens that have not come back yet.
     pub promises: Promises,
+    /// Opens of superseded versions that were told to look again.
+    pub second_looks: SecondLooks,
     /// The user this process runs as.
     pub uid: u32,
 }

@@ -8,6 +8,7 @@ mod filesystem;
 mod fs;
 mod handles;
 mod io;
+mod limits;
 mod listing;
 mod locking;
 mod lookup;
@@ -131,6 +132,7 @@ pub fn mount(
     let direct = Direct::new(&options.direct, options.default_direct).map_err(|text| {
         failed(&options.data, "--direct")(Error::new(std::io::ErrorKind::InvalidInput, text))
     })?;
+    limits::prepare();
     let fs = new_fs(data, direct, &options).map_err(failed(&options.data, "cannot be served"))?;
     // What is created gets the modes that callers ask for, less their own umasks.
     rustix::process::umask(rustix::fs::Mode::empty());
@@ -187,6 +189,7 @@ fn new_fs(data: OwnedFd, direct: Direct, options: &MountOptions) -> Result<Arc<F
         locks: Default::default(),
         handles: Default::default(),
         promises: Default::default(),
+        second_looks: Default::default(),
         uid,
     }))
 }

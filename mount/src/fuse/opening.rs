@@ -59,6 +59,14 @@ pub fn access(flags: OFlags) -> Access {
 }
 
 impl Fs {
+    /// Whether an open of `node` has to wait for the publish that is about to happen, and looks
+    /// again after that.
+    pub fn waits_for_publish(&self, caller: Caller, node: u64) -> Option<Arc<Draft<SystemDisk>>> {
+        self.tree
+            .draft(node)
+            .filter(|draft| self.engine.must_wait_for(caller, draft))
+    }
+
     /// Opens `node`. An error of ESTALE makes the kernel look the name up again and come back.
     pub fn open(self: &Arc<Self>, caller: Caller, node: u64, flags: i32) -> io::Result<Opened> {
         let flags = OFlags::from_bits_retain(flags as u32);
@@ -83,7 +91,7 @@ impl Fs {
     fn open_to_read(&self, caller: Caller, node: u64, flags: OFlags) -> io::Result<Opened> {
         let file = match self.tree.open(node, passed_on(flags)) {
             Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
-                self.superseded(node).ok_or(error)?
+                self.superseded(caller, node).ok_or(error)?
             }
             // Only the owner may ask for O_NOATIME, and this process may be somebody else.
             Err(error)
@@ -97,9 +105,14 @@ impl Fs {
         Ok(self.version_handle(caller, node, file, flags))
     }
 
-    /// The old version that `node` was, for somebody who was told of it just before it was replaced.
-    fn superseded(&self, node: u64) -> Option<File> {
-        self.tree.open_superseded(node)
+    /// The old version that `node` was, for somebody who was told of it just before it was
+    /// replaced, looked again when asked to, and was overtaken once more.
+    fn superseded(&self, caller: Caller, node: u64) -> Option<File> {
+        if self.second_looks.asked_before(caller.tid, node) {
+            self.tree.open_superseded(node)
+        } else {
+            None
+        }
     }
 
     fn version_handle(&self, caller: Caller, node: u64, file: File, flags: OFlags) -> Opened {

@@ -97,3 +97,27 @@ impl Promises {
         broken
     }
 }
+
+/// Threads that were told to look a name up again because their node is superseded.
+#[derive(Default)]
+pub struct SecondLooks(Mutex<HashMap<(u32, u64), Instant>>);
+
+impl SecondLooks {
+    /// Whether thread `tid` was told so of `node` before; it is from now on, if not.
+    pub fn asked_before(&self, tid: u32, node: u64) -> bool {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match map.remove(&(tid, node)) {
+            Some(when) if when.elapsed() < LIFETIME => true,
+            _ => {
+                map.insert((tid, node), Instant::now());
+                false
+            }
+        }
+    }
+
+    /// Forgets those who did not come back.
+    pub fn forget_old(&self) {
+        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        map.retain(|_, when| when.elapsed() < LIFETIME);
+    }
+}

@@ -56,6 +56,7 @@ fn run(fs: &Weak<Fs>, stopped: &Receiver<()>) {
         }
         fs.engine.secure_old();
         fs.tree.forget_superseded();
+        fs.second_looks.forget_old();
         pause = if fs.locks.anyone_waiting() {
             fs.locks.look_for_signals(&fs.engine.processes);
             WHILE_WAITING

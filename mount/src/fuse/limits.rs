@@ -1,0 +1,40 @@
+//! What this process may use: as many descriptors as the system grants, and nothing of the
+//! disk that is reserved for root.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
+/// How many descriptors are asked for; systems grant less.
+const DESCRIPTORS: u64 = 1 << 20;
+
+/// Call it before other threads are started: they inherit what it sets.
+pub fn prepare() {
+    raise_descriptor_limit();
+    if let Err(error) = give_up_reserved_blocks() {
+        log::debug!("CAP_SYS_RESOURCE stays: {error}");
+    }
+}
+
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(DESCRIPTORS);
+    // Root may raise the hard limit, too; where that fails, what is granted is used.
+    for wanted in [DESCRIPTORS.max(most), most] {
+        let raised = Rlimit {
+            current: Some(wanted),
+            maximum: Some(wanted),
+        };
+        if setrlimit(Resource::Nofile, raised).is_ok() {
+            return;
+        }
+    }
+}
+
+/// Without CAP_SYS_RESOURCE this process gets ENOSPC where the users that it writes for would.
+fn give_up_reserved_blocks() -> std::io::Result<()> {
+    let mut sets = capabilities(None)?;
+    sets.effective.remove(CapabilitySet::SYS_RESOURCE);
+    sets.permitted.remove(CapabilitySet::SYS_RESOURCE);
+    sets.inheritable.remove(CapabilitySet::SYS_RESOURCE);
+    Ok(set_capabilities(None, sets)?)
+}
