@@ -243,3 +243,33 @@ fn links_to_one_file_share_one_lock() {
     .unwrap_err();
     assert!(matches!(error, UpdateError::Lock(_)));
 }
+
+/// While an update waits for its turn, the link comes to lead elsewhere: then it is the turn there that counts.
+#[test]
+#[cfg(unix)]
+fn the_lock_is_that_of_the_file_that_is_written() {
+    let scratch = Scratch::new();
+    let link = scratch.join("link.json");
+    scratch.file("a.json", "1");
+    scratch.file("b.json", "10");
+    std::os::unix::fs::symlink("a.json", &link).unwrap();
+    let lock = file_lock(scratch.join("a.json.lock"), &LockOptions::new()).unwrap();
+    thread::scope(|scope| {
+        let update = scope.spawn(|| {
+            atomic_update_json(&link, &options(), |value: Option<u32>| {
+                let held = try_file_lock(scratch.join("b.json.lock"), &LockOptions::new()).unwrap();
+                assert!(held.is_none(), "b.json is updated without its lock");
+                Ok::<_, Infallible>(value.unwrap() + 1)
+            })
+        });
+        thread::sleep(Duration::from_millis(50));
+        std::fs::remove_file(&link).unwrap();
+        std::os::unix::fs::symlink("b.json", &link).unwrap();
+        drop(lock);
+        assert_eq!(update.join().unwrap().unwrap(), 11);
+    });
+    assert_eq!(
+        (read(scratch.join("a.json")).as_str(), read(link).as_str()),
+        ("1", "11\n")
+    );
+}

@@ -110,6 +110,7 @@ fn child_overlooks() {
             let errors =
                 (0..300_000 / piece).filter(|_| file.write_all(&vec![b'n'; piece]).is_err());
             assert!(errors.count() > 0, "the file could grow");
+            let _ = file.flush();
             file.rewind()?;
             file.write_all(b"this one succeeds")
         });
