@@ -68,14 +68,14 @@ fn a_daemon_whose_launcher_is_killed_is_there_or_not() {
         return;
     };
     let (data, safe) = (site.path("data"), site.path("safe"));
-    for round in 0..40 {
+    for round in 0..20 {
         let mut command = site.polystore([OsStr::new("mount"), OsStr::new("-d")]);
         let mut launcher = command
             .args([&data, &safe])
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        thread::sleep(Duration::from_micros(250 * round));
+        thread::sleep(Duration::from_micros(400 * round));
         let _ = launcher.kill();
         launcher.wait().unwrap();
         // Whoever is still starting comes to an end of it.
