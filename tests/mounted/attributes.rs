@@ -174,6 +174,11 @@ for name in ("f", "d"):
     fails(errno.ENODATA, os.setxattr, name, "user.none", b"2", os.XATTR_REPLACE)
     os.setxattr(name, "user.one", b"2", os.XATTR_REPLACE)
     equal(os.getxattr(name, "user.one"), b"2")
+    for path in (name, DATA + "/" + name):
+        equal(call("listxattr", os.fsencode(path), None, 0) > 20, True, "how long the list is")
+        equal(call("getxattr", os.fsencode(path), b"user.two", None, 0), 2048, "how long a value is")
+        fails(errno.ERANGE, call, "getxattr", os.fsencode(path), b"user.two", bytes(10), 10)
+        fails(errno.ERANGE, call, "listxattr", os.fsencode(path), bytes(10), 10)
     os.removexattr(name, "user.empty")
     fails(errno.ENODATA, os.getxattr, name, "user.empty")
     fails(errno.ENODATA, os.removexattr, name, "user.empty")

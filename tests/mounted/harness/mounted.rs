@@ -156,7 +156,10 @@ impl Mounted {
     fn is_mounted(&self) -> bool {
         let mut stat = self.command(Path::new("stat"));
         stat.arg("-f").arg(&self.safe).current_dir("/");
-        mounts_at(&self.safe) == 1 && self.outcome(stat, "stat").status.success()
+        // Looked up again: the dead one may have gone in between, and the new one not be there.
+        mounts_at(&self.safe) == 1
+            && self.outcome(stat, "stat").status.success()
+            && mounts_at(&self.safe) == 1
     }
 
     /// Kills the mount with SIGKILL, as a crash would. The dead mount stays behind.

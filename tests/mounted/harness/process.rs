@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
@@ -98,8 +98,7 @@ impl Run {
         if hung.is_some() {
             unblock();
         }
-        // What it left in the background ends with it; an empty group is no error.
-        let _ = kill_process_group(group, Signal::KILL);
+        end_group(group);
         let said = |path: &Path| {
             let bytes = std::fs::read(path).unwrap_or_default();
             String::from_utf8_lossy(&bytes).into_owned()
@@ -123,28 +122,49 @@ impl Run {
     }
 }
 
+/// Ends what a program left in the background, and waits until it is gone: files that it has
+/// open keep a mount busy. Not for ever, if something cannot be killed.
+fn end_group(group: Pid) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while kill_process_group(group, Signal::KILL).is_ok()
+        && members(group).iter().any(|member| member.state != "Z")
+        && Instant::now() < deadline
+    {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A process of a group.
+struct Member {
+    directory: PathBuf,
+    state: String,
+}
+
+fn members(group: Pid) -> Vec<Member> {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let member = |entry: std::fs::DirEntry| {
+        let directory = entry.path();
+        let stat = std::fs::read_to_string(directory.join("stat")).ok()?;
+        let mut fields = stat.rsplit(')').next()?.split_whitespace();
+        let state = fields.next()?.to_owned();
+        let of_group = fields.nth(1)?.parse() == Ok(group.as_raw_nonzero().get());
+        of_group.then_some(Member { directory, state })
+    };
+    processes.filter_map(member).collect()
+}
+
 /// Where the processes of a group are waiting.
 fn describe_group(group: Pid) -> String {
     let mut text = String::new();
-    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Ok(stat) = std::fs::read_to_string(entry.path().join("stat")) else {
-            continue;
-        };
-        let after_name = stat.rsplit(')').next().unwrap_or_default();
-        let fields: Vec<&str> = after_name.split_whitespace().collect();
-        if fields.get(2).and_then(|field| field.parse().ok()) != Some(group.as_raw_nonzero().get())
-        {
-            continue;
-        }
+    for Member { directory, state } in members(group) {
         let read = |name| {
-            let bytes = std::fs::read(entry.path().join(name)).unwrap_or_default();
+            let bytes = std::fs::read(directory.join(name)).unwrap_or_default();
             let text = String::from_utf8_lossy(&bytes).replace('\0', " ");
             text.chars().take(300).collect::<String>()
         };
         text += &format!(
-            "--- {} state {} in {}: {}\n{}",
-            entry.file_name().to_string_lossy(),
-            fields.first().unwrap_or(&"?"),
+            "--- {} state {state} in {}: {}\n{}",
+            directory.display(),
             read("wchan"),
             read("cmdline"),
             read("stack"),
