@@ -11,7 +11,7 @@ pub mod fuse;
 mod pool;
 
 #[cfg(target_os = "linux")]
-pub use fuse::{MountError, MountOptions, Mounted, Unmounter, mount};
+pub use fuse::{MountError, MountOptions, Mounted, mount};
 
 /// What dropped drafts were kept, for their owners.
 pub mod salvage {

@@ -98,6 +98,8 @@ pub struct Draft<D: Disk> {
     pub exclusive: bool,
     /// Who opened it; `None` if that could not be seen.
     pub opener: Option<Process>,
+    /// When, on the clock of [`Process::started`].
+    pub opened_tick: u64,
     /// What the opener ran then.
     pub image: Option<Image>,
     /// User who opened it.
@@ -135,6 +137,8 @@ pub struct NewDraft<D: Disk> {
     /// See [`Draft`].
     pub opener: Option<Process>,
     /// See [`Draft`].
+    pub opened_tick: u64,
+    /// See [`Draft`].
     pub image: Option<Image>,
     /// See [`Draft`].
     pub uid: u32,
@@ -154,6 +158,7 @@ impl<D: Disk> Draft<D> {
             new_name: new.new_name,
             exclusive: new.exclusive,
             opener: new.opener,
+            opened_tick: new.opened_tick,
             image: new.image,
             uid: new.uid,
             base: new.base,

@@ -4,7 +4,7 @@
 //! error numbers. An adapter (beside this folder) translates, calls and replies.
 //! `DESIGN.md` in this folder has the invariants, the states and the crash table.
 //!
-//! Lock order: [`Engine::slots`] before [`draft::Draft::state`] before anything
+//! Lock order: the table of slots before [`draft::Draft::state`] before anything
 //! in [`salvage`] or [`staging`]; neither of the first two is held while the
 //! disk is asked for anything that can wait.
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use polystore::disk::{Disk, FileId, Kind, Ownership, Stat};
 
 use super::draft::{Draft, NewDraft, Phase, StagedName, Writer};
-use super::process::{Caller, Process, Processes, descends};
+use super::process::{Caller, Process, Processes, Relation, relation};
 use super::slot::{Place, SlotKey};
 use super::{Engine, policy, unpoisoned};
 
@@ -146,9 +146,10 @@ impl<D: Disk, P: Processes> Engine<D, P> {
                 return false;
             }
             let written_above = draft.is_written()
-                && draft
-                    .opener
-                    .is_some_and(|opener| descends(&self.processes, process, opener));
+                && draft.opener.is_some_and(|opener| {
+                    relation(&self.processes, process, opener, draft.opened_tick)
+                        != Relation::Stranger
+                });
             written_above || self.sees(Some(process), draft)
         })
     }
@@ -341,6 +342,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             new_name: exclusive.is_some(),
             exclusive: exclusive.unwrap_or(false),
             opener: process,
+            opened_tick: self.processes.now(),
             image,
             uid: caller.uid,
             base: slots.published(&place.slot),

@@ -45,6 +45,8 @@ pub enum Fate {
 
 /// What the engine needs to know of the processes on this computer.
 pub trait Processes: Send + Sync + 'static {
+    /// The present, on the clock of [`Process::started`].
+    fn now(&self) -> u64;
     /// The process that thread `tid` belongs to; `None` if it is gone or cannot be seen.
     fn process_of(&self, tid: u32) -> Option<Process>;
     /// The parent of process `pid`.
@@ -63,25 +65,47 @@ pub trait Processes: Send + Sync + 'static {
     fn name(&self, pid: u32) -> Option<String>;
 }
 
-/// How far up [`descends`] looks; deeper trees count as unrelated.
+/// How far up [`relation`] looks; deeper trees count as unrelated.
 const GENERATIONS: usize = 128;
 
-/// Whether `process` is `ancestor` or one of its descendants. A process whose parent
-/// has died is its grandparent's or init's child, as the system tells it.
-pub fn descends<P: Processes + ?Sized>(processes: &P, process: Process, ancestor: Process) -> bool {
+/// How `process` stands to an `ancestor` that did something at clock tick `at`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// It is that process.
+    Same,
+    /// It descends from a child that the ancestor made after that.
+    BornAfter,
+    /// It descends from a child that was made in the same tick: before or after.
+    BornThen,
+    /// Neither, or its line was there before: a worker that was forked earlier is a stranger.
+    Stranger,
+}
+
+/// How `process` stands to `ancestor`. A process whose parent has died is its grandparent's or
+/// init's child, as the system tells it.
+pub fn relation<P: Processes + ?Sized>(
+    processes: &P,
+    process: Process,
+    ancestor: Process,
+    at: u64,
+) -> Relation {
+    if process == ancestor {
+        return Relation::Same;
+    }
     let mut current = process;
     for _ in 0..GENERATIONS {
-        if current == ancestor {
-            return true;
-        }
-        // A parent is older than its child: whoever is older than the ancestor cannot descend from it.
-        if current.pid <= 1 || current.started < ancestor.started {
-            return false;
+        // A parent is older than its child: whoever is older than that tick leads to no child born in it.
+        if current.pid <= 1 || current.started < at {
+            return Relation::Stranger;
         }
         match processes.parent(current.pid) {
+            Some(parent) if parent == ancestor && current.started > at => {
+                return Relation::BornAfter;
+            }
+            Some(parent) if parent == ancestor => return Relation::BornThen,
             Some(parent) => current = parent,
-            None => return false,
+            None => return Relation::Stranger,
         }
     }
-    false
+    Relation::Stranger
 }

@@ -6,7 +6,7 @@ use polystore::disk::Disk;
 
 use super::Engine;
 use super::draft::{Draft, Phase};
-use super::process::{Caller, Process, Processes, descends};
+use super::process::{Caller, Process, Processes, Relation, relation};
 use super::slot::SlotKey;
 
 /// What a name means to a caller.
@@ -52,9 +52,10 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         !self.slots().drafts(slot).is_empty()
     }
 
-    /// Whether `process` finds `draft` under its name: of a new name, its maker and the
-    /// maker's descendants; of an existing one, who opened it and that process's forks, once
-    /// it is written and while they have not exec'd since (`sort f > f` reads the old version).
+    /// Whether `process` finds `draft` under its name: of a new name, its maker and the children
+    /// made since; of an existing one, who opened it and the forks made since, once it is written
+    /// and while they have not exec'd (`sort f > f` reads the old version). A worker that was
+    /// forked before is a stranger, and gets whole versions only.
     pub(super) fn sees(&self, process: Option<Process>, draft: &Draft<D>) -> bool {
         let (Some(process), Some(opener)) = (process, draft.opener) else {
             return false;
@@ -62,13 +63,14 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         if draft.phase() != Phase::Private {
             return false;
         }
+        let relation = relation(&self.processes, process, opener, draft.opened_tick);
         if draft.new_name {
-            return descends(&self.processes, process, opener);
+            return relation != Relation::Stranger;
         }
-        draft.is_written()
+        matches!(relation, Relation::Same | Relation::BornAfter)
+            && draft.is_written()
             && draft.image.is_some()
             && self.processes.image(process.pid) == draft.image
-            && descends(&self.processes, process, opener)
     }
 
     /// Whether `process` is the one that opened `draft` and still runs the same program.

@@ -84,9 +84,14 @@ pub fn stat(stat: &Statx) -> Stat {
 }
 
 fn time(stamp: StatxTimestamp) -> SystemTime {
-    let nanoseconds = Duration::from_nanos(u64::from(stamp.tv_nsec));
-    let seconds = Duration::from_secs(stamp.tv_sec.unsigned_abs());
-    let whole = if stamp.tv_sec >= 0 {
+    since_epoch(stamp.tv_sec, stamp.tv_nsec)
+}
+
+fn since_epoch(seconds: i64, nanoseconds: u32) -> SystemTime {
+    let nanoseconds = Duration::from_nanos(u64::from(nanoseconds));
+    let positive = seconds >= 0;
+    let seconds = Duration::from_secs(seconds.unsigned_abs());
+    let whole = if positive {
         UNIX_EPOCH.checked_add(seconds)
     } else {
         UNIX_EPOCH.checked_sub(seconds)
@@ -145,11 +150,7 @@ mod tests {
 
     #[test]
     fn times_before_1970_keep_their_fraction() {
-        let before = time(StatxTimestamp {
-            tv_sec: -2,
-            tv_nsec: 500_000_000,
-            __reserved: 0,
-        });
+        let before = since_epoch(-2, 500_000_000);
         assert_eq!(
             UNIX_EPOCH
                 .duration_since(before)

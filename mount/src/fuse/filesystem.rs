@@ -36,17 +36,18 @@ const MAX_BACKGROUND: u16 = 4096;
 /// Reads up to this size are tried from the page cache by the reading thread itself.
 const INLINE_READ: usize = 256 * 1024;
 
+/// A number stands for one file as long as the kernel knows it (see `nodes.rs`): that is what
+/// generations would be for.
+pub const GENERATION: Generation = Generation(0);
+
 /// The adapter between fuser and [`Fs`].
 pub struct Adapter(pub Arc<Fs>);
 
 fn send_entry(reply: ReplyEntry, entry: io::Result<Entry>) {
     match entry {
-        Ok(entry) => reply.entry_with_ttls(
-            &entry.attr_ttl,
-            &entry.entry_ttl,
-            &entry.attr,
-            Generation(entry.generation),
-        ),
+        Ok(entry) => {
+            reply.entry_with_ttls(&entry.attr_ttl, &entry.entry_ttl, &entry.attr, GENERATION)
+        }
         Err(error) => reply.error(errno(&error)),
     }
 }
@@ -351,7 +352,7 @@ impl Filesystem for Adapter {
                     reply.created(
                         &entry.entry_ttl,
                         &entry.attr,
-                        Generation(entry.generation),
+                        GENERATION,
                         handle,
                         opened.flags,
                     );

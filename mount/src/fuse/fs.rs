@@ -51,8 +51,6 @@ pub struct Fs {
 pub struct Entry {
     /// What is known of it; node 0 for "there is no such name, and you may remember that".
     pub attr: FileAttr,
-    /// See [`Nodes`](super::nodes::Nodes).
-    pub generation: u64,
     /// How long the attributes may be remembered.
     pub attr_ttl: Duration,
     /// How long the name may be.

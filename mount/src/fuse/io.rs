@@ -105,11 +105,7 @@ impl Fs {
                 error.kind(),
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
             )
-            && self
-                .engine
-                .salvage
-                .as_ref()
-                .is_some_and(|salvage| salvage.make_room())
+            && self.make_room()
         {
             done = change(file);
         }
@@ -126,6 +122,12 @@ impl Fs {
             }
         }
         done
+    }
+
+    /// Gives back space that nobody was promised. Whether there was any.
+    fn make_room(&self) -> bool {
+        let salvage = self.engine.salvage.as_ref();
+        self.tree.free_superseded() || salvage.is_some_and(|salvage| salvage.make_room())
     }
 
     /// Clears suid, sgid and capabilities of a file that somebody without privileges writes,

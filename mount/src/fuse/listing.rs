@@ -9,11 +9,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use fuser::{FileType, FopenFlags, Generation, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
+use fuser::{FileType, FopenFlags, INodeNo, ReplyDirectory, ReplyDirectoryPlus};
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
 
 use super::attr;
 use super::errno::stale;
+use super::filesystem::GENERATION;
 use super::fs::{Fs, NOT_REMEMBERED, REMEMBERED};
 use super::handles::{Handle, NewHandle, Target};
 use super::nodes::ROOT;
@@ -175,7 +176,7 @@ impl Fs {
                     &item.name,
                     &Duration::ZERO,
                     &seen,
-                    Generation(0),
+                    GENERATION,
                 );
             }
             let slot = SlotKey {
@@ -185,14 +186,13 @@ impl Fs {
             let volatile = self.engine.has_drafts(&slot);
             let entry = self.entry(caller, handle.node, &item.name, &stat, volatile);
             let ttl = if volatile { NOT_REMEMBERED } else { REMEMBERED };
-            let generation = Generation(entry.generation);
             let full = reply.add(
                 entry.attr.ino,
                 item.next,
                 &item.name,
                 &ttl,
                 &entry.attr,
-                generation,
+                GENERATION,
             );
             if full {
                 self.forget(entry.attr.ino.0, 1);

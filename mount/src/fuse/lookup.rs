@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use fuser::{FileAttr, FileType, INodeNo};
 use polystore::disk::{Kind, SystemDisk};
@@ -52,21 +52,20 @@ impl Fs {
         stat: &Statx,
         volatile: bool,
     ) -> Entry {
-        let (node, generation) = {
+        let node = {
             let mut nodes = self.tree.nodes();
             let told = nodes.remember(parent, name, stat);
             if attr::kind(stat) == Kind::File
-                && let Some(node) = nodes.get_mut(told.0)
+                && let Some(node) = nodes.get_mut(told)
             {
-                node.looked_up = Some((caller.tid, Instant::now()));
+                node.tell(caller.tid);
             }
             told
         };
         let ttl = if volatile { NOT_REMEMBERED } else { REMEMBERED };
         Entry {
             attr: attr::to_kernel(stat, node),
-            generation,
-            attr_ttl: REMEMBERED,
+            attr_ttl: attr_ttl(stat, node),
             entry_ttl: ttl,
         }
     }
@@ -79,19 +78,17 @@ impl Fs {
         draft: &Arc<Draft<SystemDisk>>,
     ) -> io::Result<Entry> {
         let stat = draft_stat(draft)?;
-        let (node, generation) = {
+        let node = {
             let mut nodes = self.tree.nodes();
             let told = nodes.remember(parent, name, &stat);
-            if let Some(node) = nodes.get_mut(told.0) {
+            if let Some(node) = nodes.get_mut(told) {
                 node.draft = Arc::downgrade(draft);
             }
             told
         };
-        let attr = attr::to_kernel(&stat, node);
         Ok(Entry {
-            attr,
-            generation,
-            attr_ttl: REMEMBERED,
+            attr: attr::to_kernel(&stat, node),
+            attr_ttl: attr_ttl(&stat, node),
             entry_ttl: NOT_REMEMBERED,
         })
     }
@@ -116,7 +113,8 @@ impl Fs {
         } else {
             REMEMBERED
         };
-        Ok((attr::to_kernel(&stat, node), ttl))
+        let shown = self.tree.nodes().shown_inode(node, &stat);
+        Ok((attr::to_kernel(&stat, shown), ttl))
     }
 
     /// Where the symbolic link `node` points to.
@@ -130,6 +128,16 @@ impl Fs {
         if self.tree.nodes().forget(node, count) {
             self.tree.close(node);
         }
+    }
+}
+
+/// How long the attributes may be remembered that come with a name: not at all where the
+/// node's number is not the inode's, because they say a wrong st_ino.
+fn attr_ttl(stat: &Statx, node: u64) -> Duration {
+    if node == stat.stx_ino {
+        REMEMBERED
+    } else {
+        NOT_REMEMBERED
     }
 }
 
@@ -154,7 +162,6 @@ fn nothing() -> Entry {
     };
     Entry {
         attr,
-        generation: 0,
         attr_ttl: REMEMBERED,
         entry_ttl: REMEMBERED,
     }

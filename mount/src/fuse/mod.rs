@@ -1,5 +1,6 @@
 //! The adapter for Linux: the kernel's FUSE requests become calls of the engine.
 
+mod attach;
 mod attr;
 mod attrs;
 mod closing;
@@ -24,10 +25,10 @@ use std::fmt;
 use std::io::Error;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use fuser::{Config, MountOption, Session, SessionACL, SessionUnmounter};
+use fuser::{Config, Session, SessionACL};
 use polystore::Durability;
 use polystore::disk::SystemDisk;
 
@@ -37,6 +38,7 @@ use crate::engine::salvage::Salvage;
 use crate::engine::staging::{self, Session as Staging};
 use crate::engine::{Engine, Settings};
 use crate::pool::Pool;
+use attach::Attach;
 use filesystem::Adapter;
 use fs::Fs;
 use proc::ProcFs;
@@ -91,25 +93,7 @@ impl std::error::Error for MountError {
 /// A directory that is mounted; [`run`](Self::run) serves it.
 pub struct Mounted {
     session: Session<Adapter>,
-    unmounter: Unmounter,
     fs: Arc<Fs>,
-}
-
-/// Ends a mount from another thread.
-#[derive(Clone)]
-pub struct Unmounter(Arc<Mutex<SessionUnmounter>>);
-
-impl Unmounter {
-    /// Asks the kernel to unmount.
-    ///
-    /// # Errors
-    /// `ResourceBusy` while somebody uses it; else the system's.
-    pub fn unmount(&self) -> Result<(), Error> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .unmount()
-    }
 }
 
 /// Mounts the directory `data`, which was opened before anything was mounted over it, at `mountpoint`.
@@ -136,14 +120,19 @@ pub fn mount(
     let fs = new_fs(data, direct, &options).map_err(failed(&options.data, "cannot be served"))?;
     // What is created gets the modes that callers ask for, less their own umasks.
     rustix::process::umask(rustix::fs::Mode::empty());
-    let mut session = Session::new(Adapter(fs.clone()), mountpoint, &config(&options))
+    let how = Attach {
+        source: options.data.as_os_str(),
+        read_only: options.read_only,
+        allow_other: options.allow_other,
+        default_permissions: true,
+        suid: false,
+        devices: false,
+    };
+    let config = config(&options);
+    let session = attach::attach(mountpoint, &how)
+        .and_then(|kernel| Session::from_fd(Adapter(fs.clone()), kernel, config.acl, config))
         .map_err(failed(mountpoint, "cannot be mounted"))?;
-    let unmounter = Unmounter(Arc::new(Mutex::new(session.unmount_callable())));
-    Ok(Mounted {
-        session,
-        unmounter,
-        fs,
-    })
+    Ok(Mounted { session, fs })
 }
 
 fn new_fs(data: OwnedFd, direct: Direct, options: &MountOptions) -> Result<Arc<Fs>, Error> {
@@ -230,15 +219,6 @@ fn open_salvage(
 
 fn config(options: &MountOptions) -> Config {
     let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::FSName(source_name(&options.data)),
-        // fuser 0.18 keeps `MountOption::Subtype` from the kernel when it mounts without fusermount3.
-        MountOption::CUSTOM("subtype=polystore".to_owned()),
-        MountOption::DefaultPermissions,
-    ];
-    if options.read_only {
-        config.mount_options.push(MountOption::RO);
-    }
     if options.allow_other {
         config.acl = SessionACL::All;
     }
@@ -247,19 +227,7 @@ fn config(options: &MountOptions) -> Config {
     config
 }
 
-/// The data directory as the list of mounts names it. fusermount3 splits options at commas.
-fn source_name(data: &Path) -> String {
-    data.to_string_lossy()
-        .replace('\\', "\\\\")
-        .replace(',', "\\,")
-}
-
 impl Mounted {
-    /// What ends this mount from another thread.
-    pub fn unmounter(&self) -> Unmounter {
-        self.unmounter.clone()
-    }
-
     /// Serves until unmounted, then finishes what is being published and leaves the data
     /// directory as an ordinary one.
     ///

@@ -1,19 +1,20 @@
 //! Nodes: what the kernel calls files, and how many times it was told of each.
 //!
-//! A node's number is the inode's where that is possible (fuser 0.18 sends one
-//! number as the node's and as st_ino). Numbers of inodes are used again, so a node has a
-//! generation, too: the kernel never takes a new file for an old one with its number.
+//! A node's number is the inode's where that is free: fuser 0.18 sends one number as the
+//! node's and as st_ino when it tells of a name. But inode numbers are used again as soon as a
+//! file is gone, while the kernel may still know its node, so a new file may have to get a
+//! made-up one; then the kernel is not allowed to remember what it was told with the name, and
+//! asks for the attributes, which have the true st_ino.
 //!
 //! Invariants:
 //! 1. A node is in the table as long as the kernel has been told of it more often than it forgot it.
-//! 2. Two files that exist at one time have two node numbers.
-//! 3. A node whose generation changed belongs to another file: nothing of the old one is kept.
+//! 2. A number stands for one file as long as it is in the table.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use polystore::disk::{FileId, Kind, SystemDisk};
 use rustix::fs::Statx;
@@ -34,8 +35,6 @@ pub struct Node {
     pub id: FileId,
     /// What sort of thing.
     pub kind: Kind,
-    /// See the module.
-    pub generation: u64,
     /// The directory it was last found in.
     pub parent: u64,
     /// Its name there.
@@ -48,10 +47,28 @@ pub struct Node {
     pub pin: Option<Arc<File>>,
     /// How many handles are open.
     pub pins: usize,
-    /// Who was told of it last, and when.
-    pub looked_up: Option<(u32, Instant)>,
+    /// The last two threads that were told of it, and when, the later first.
+    told: [Option<(u32, Instant)>; 2],
     born: Option<(i64, u32)>,
     lookups: u64,
+}
+
+impl Node {
+    /// Notes that thread `tid` was told of it, and is likely to open it next.
+    pub fn tell(&mut self, tid: u32) {
+        let now = Some((tid, Instant::now()));
+        if self.told[0].is_none_or(|(last, _)| last != tid) {
+            self.told[1] = self.told[0];
+        }
+        self.told[0] = now;
+    }
+
+    /// Whether somebody other than `writer` was told of it less than `age` ago.
+    pub fn told_others(&self, writer: Option<u32>, age: Duration) -> bool {
+        let told = self.told.iter().flatten();
+        let mut others = told.filter(|(tid, _)| Some(*tid) != writer);
+        others.any(|(_, when)| when.elapsed() < age)
+    }
 }
 
 /// All nodes.
@@ -123,52 +140,57 @@ impl Nodes {
     }
 
     fn number(&self, id: FileId) -> Option<u64> {
-        if id.device == self.device && id.inode > ROOT && id.inode < MADE_UP {
-            Some(id.inode)
-        } else {
-            self.made_up.get(&id).copied()
-        }
+        let natural = || {
+            (id.device == self.device && id.inode > ROOT && id.inode < MADE_UP).then_some(id.inode)
+        };
+        self.made_up.get(&id).copied().or_else(natural)
     }
 
-    /// Tells the kernel of the file `stat`, found as `name` in `parent`: returns its number and generation.
-    pub fn remember(&mut self, parent: u64, name: &OsStr, stat: &Statx) -> (u64, u64) {
-        let id = attr::id(stat);
-        let number = self.number(id).unwrap_or_else(|| {
-            let number = self.next;
-            self.next += 1;
-            self.made_up.insert(id, number);
-            number
-        });
-        let (kind, born) = (attr::kind(stat), attr::born(stat));
+    fn make_up(&mut self, id: FileId) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        self.made_up.insert(id, number);
+        number
+    }
+
+    /// Tells the kernel of the file `stat`, found as `name` in `parent`: returns its number.
+    pub fn remember(&mut self, parent: u64, name: &OsStr, stat: &Statx) -> u64 {
+        let (id, kind, born) = (attr::id(stat), attr::kind(stat), attr::born(stat));
+        let another = |node: &Node| node.id != id || node.kind != kind || node.born != born;
+        let number = match self.number(id) {
+            Some(number) if !self.map.get(&number).is_some_and(another) => number,
+            _ => self.make_up(id),
+        };
         let node = self.map.entry(number).or_insert_with(|| Node {
             id,
             kind,
-            generation: 0,
             parent,
             name: name.to_owned(),
             unlinked: false,
             draft: Weak::new(),
             pin: None,
             pins: 0,
-            looked_up: None,
+            told: [None; 2],
             born,
             lookups: 0,
         });
-        if node.kind != kind || node.born != born {
-            node.generation += 1;
-            node.kind = kind;
-            node.born = born;
-            node.draft = Weak::new();
-            node.pin = None;
-            node.pins = 0;
-        }
         if node.parent != parent || node.name != name {
             node.parent = parent;
             node.name = name.to_owned();
         }
         node.unlinked = false;
         node.lookups += 1;
-        (number, node.generation)
+        number
+    }
+
+    /// What st_ino is for `node`: the inode's number, except that files of other file systems
+    /// in the tree must not be taken for those of this one.
+    pub fn shown_inode(&self, node: u64, stat: &Statx) -> u64 {
+        if attr::id(stat).device == self.device {
+            stat.stx_ino
+        } else {
+            node
+        }
     }
 
     /// The kernel forgot `count` of the times it was told of `node`. Whether the node is gone now.
@@ -182,7 +204,7 @@ impl Nodes {
         }
         let id = node.id;
         self.map.remove(&number);
-        if number >= MADE_UP {
+        if self.made_up.get(&id) == Some(&number) {
             self.made_up.remove(&id);
         }
         true

@@ -108,7 +108,7 @@ impl Fs {
     /// The old version that `node` was, for somebody who was told of it just before it was
     /// replaced, looked again when asked to, and was overtaken once more.
     fn superseded(&self, caller: Caller, node: u64) -> Option<File> {
-        if self.second_looks.asked_before(caller.tid, node) {
+        if self.second_looks.asked_before(caller.tid) {
             self.tree.open_superseded(node)
         } else {
             None

@@ -91,6 +91,13 @@ pub fn system_call_of(tid: u32) -> Option<i64> {
 }
 
 impl Processes for ProcFs {
+    fn now(&self) -> u64 {
+        let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let per_second = rustix::param::clock_ticks_per_second();
+        let (seconds, nanoseconds) = (since_boot.tv_sec as u64, since_boot.tv_nsec as u64);
+        seconds * per_second + nanoseconds * per_second / 1_000_000_000
+    }
+
     fn process_of(&self, tid: u32) -> Option<Process> {
         if tid == 0 {
             return None;
@@ -193,6 +200,12 @@ mod tests {
         // The thread has ended: it may be gone, but never somebody else.
         assert!(ProcFs.process_of(tid).is_none_or(|process| process == me));
         assert!(ProcFs.alive(me));
+        assert!(
+            me.started <= ProcFs.now(),
+            "start times and the present are on one clock"
+        );
+        let hour = 3600 * rustix::param::clock_ticks_per_second();
+        assert!(ProcFs.now() - me.started < hour);
         assert_eq!(ProcFs.fate(me.pid), Fate::Finished);
         assert!(ProcFs.image(me.pid).is_some());
     }

@@ -98,18 +98,19 @@ impl Promises {
     }
 }
 
-/// Threads that were told to look a name up again because their node is superseded.
+/// Threads that were told to look a name up again because their node is superseded. What they
+/// find the second time may be another node, superseded as well.
 #[derive(Default)]
-pub struct SecondLooks(Mutex<HashMap<(u32, u64), Instant>>);
+pub struct SecondLooks(Mutex<HashMap<u32, Instant>>);
 
 impl SecondLooks {
-    /// Whether thread `tid` was told so of `node` before; it is from now on, if not.
-    pub fn asked_before(&self, tid: u32, node: u64) -> bool {
+    /// Whether thread `tid` was just told so; it is from now on, if not.
+    pub fn asked_before(&self, tid: u32) -> bool {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match map.remove(&(tid, node)) {
+        match map.remove(&tid) {
             Some(when) if when.elapsed() < LIFETIME => true,
             _ => {
-                map.insert((tid, node), Instant::now());
+                map.insert(tid, Instant::now());
                 false
             }
         }

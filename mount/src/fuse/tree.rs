@@ -26,10 +26,10 @@ pub type Dir = <SystemDisk as Disk>::Dir;
 const OPEN_DIRECTORIES: usize = 512;
 
 /// How long a superseded version is kept for somebody who was just told of it.
-const SUPERSEDED_FOR: Duration = Duration::from_millis(500);
+const SUPERSEDED_FOR: Duration = Duration::from_secs(1);
 
 /// How recently that must have been.
-const JUST_TOLD: Duration = Duration::from_millis(50);
+const JUST_TOLD: Duration = Duration::from_secs(1);
 
 /// How many superseded versions are kept at most.
 const MOST_SUPERSEDED: usize = 256;
@@ -228,13 +228,13 @@ impl Tree {
     /// ESTALE where it is no longer where it was last seen.
     pub fn handle(&self, node: u64) -> io::Result<OwnedFd> {
         if node == ROOT {
-            return Ok(self.root.as_fd().try_clone_to_owned()?);
+            return self.root.as_fd().try_clone_to_owned();
         }
         if let Some(draft) = self.draft(node) {
-            return Ok(draft.file.as_fd().try_clone_to_owned()?);
+            return draft.file.as_fd().try_clone_to_owned();
         }
         if let Some(pin) = self.pin(node) {
-            return Ok(pin.as_fd().try_clone_to_owned()?);
+            return pin.as_fd().try_clone_to_owned();
         }
         let id = self.nodes().get(node).ok_or_else(stale)?.id;
         let place = self.place_of(node)?;
@@ -298,12 +298,10 @@ impl Tree {
         };
         let told = {
             let nodes = self.nodes();
-            let node = nodes.of(attr::id(&stat));
-            node.filter(|node| {
+            nodes.of(attr::id(&stat)).filter(|node| {
                 nodes
                     .get(*node)
-                    .and_then(|node| node.looked_up)
-                    .is_some_and(|(tid, when)| Some(tid) != writer && when.elapsed() < JUST_TOLD)
+                    .is_some_and(|node| node.told_others(writer, JUST_TOLD))
             })
         };
         let Some(node) = told else { return };
@@ -335,17 +333,24 @@ impl Tree {
 
     /// Lets go of superseded versions that have been kept long enough.
     pub fn forget_superseded(&self) {
+        self.drop_superseded(SUPERSEDED_FOR);
+    }
+
+    /// Lets go of all superseded versions, because the disk is full. Whether there were any.
+    pub fn free_superseded(&self) -> bool {
+        self.drop_superseded(Duration::ZERO)
+    }
+
+    fn drop_superseded(&self, age: Duration) -> bool {
         let mut kept = self
             .superseded
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let (old, young) = kept
-            .drain(..)
-            .partition(|kept| kept.since.elapsed() > SUPERSEDED_FOR);
+        let (old, young) = kept.drain(..).partition(|kept| kept.since.elapsed() >= age);
         *kept = young;
         drop(kept);
         let old: Vec<Superseded> = old;
-        drop(old); // Outside the lock: the last descriptor of a big file takes its time.
+        !old.is_empty() // Dropped outside the lock: the last descriptor of a big file takes its time.
     }
 }
 
