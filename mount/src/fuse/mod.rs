@@ -128,7 +128,7 @@ pub fn mount(
         suid: false,
         devices: false,
     };
-    let config = config(&options);
+    let config = config();
     let session = attach::attach(mountpoint, &how)
         .and_then(|kernel| Session::from_fd(Adapter(fs.clone()), kernel, config.acl, config))
         .map_err(failed(mountpoint, "cannot be mounted"))?;
@@ -217,11 +217,11 @@ fn open_salvage(
         .ok()
 }
 
-fn config(options: &MountOptions) -> Config {
+fn config() -> Config {
     let mut config = Config::default();
-    if options.allow_other {
-        config.acl = SessionACL::All;
-    }
+    // The kernel keeps others out (allow_other). fuser's own filter would refuse even the close
+    // of a file that its program opened before it changed its user.
+    config.acl = SessionACL::All;
     // One thread reads requests: two could swap a release and what comes after it.
     config.n_threads = Some(1);
     config
