@@ -28,4 +28,5 @@ mod locks;
 mod options;
 mod programs;
 mod rewrite;
+mod semantics;
 mod traps;

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use polystore::disk::{Disk, FileId};
 
-use super::process::{Image, Process};
+use super::process::{Image, Moment, Process};
 use super::slot::Place;
 
 /// Where a draft is in its life.
@@ -98,8 +98,8 @@ pub struct Draft<D: Disk> {
     pub exclusive: bool,
     /// Who opened it; `None` if that could not be seen.
     pub opener: Option<Process>,
-    /// When, on the clock of [`Process::started`].
-    pub opened_tick: u64,
+    /// When, as processes go.
+    pub moment: Moment,
     /// What the opener ran then.
     pub image: Option<Image>,
     /// User who opened it.
@@ -137,7 +137,7 @@ pub struct NewDraft<D: Disk> {
     /// See [`Draft`].
     pub opener: Option<Process>,
     /// See [`Draft`].
-    pub opened_tick: u64,
+    pub moment: Moment,
     /// See [`Draft`].
     pub image: Option<Image>,
     /// See [`Draft`].
@@ -158,7 +158,7 @@ impl<D: Disk> Draft<D> {
             new_name: new.new_name,
             exclusive: new.exclusive,
             opener: new.opener,
-            opened_tick: new.opened_tick,
+            moment: new.moment,
             image: new.image,
             uid: new.uid,
             base: new.base,

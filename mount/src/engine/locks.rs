@@ -354,7 +354,9 @@ mod tests {
             table,
             request,
             wait,
-            Box::new(move |outcome| drop(sender.send(outcome))),
+            Box::new(move |outcome| {
+                let _ = sender.send(outcome);
+            }),
         );
         receiver
     }

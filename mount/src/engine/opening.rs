@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use polystore::disk::{Disk, FileId, Kind, Ownership, Stat};
 
 use super::draft::{Draft, NewDraft, Phase, StagedName, Writer};
-use super::process::{Caller, Process, Processes, Relation, relation};
+use super::process::{Caller, Process, Processes, is_or_descends_since};
 use super::slot::{Place, SlotKey};
 use super::{Engine, policy, unpoisoned};
 
@@ -147,8 +147,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             }
             let written_above = draft.is_written()
                 && draft.opener.is_some_and(|opener| {
-                    relation(&self.processes, process, opener, draft.opened_tick)
-                        != Relation::Stranger
+                    is_or_descends_since(&self.processes, process, opener, draft.moment)
                 });
             written_above || self.sees(Some(process), draft)
         })
@@ -342,7 +341,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             new_name: exclusive.is_some(),
             exclusive: exclusive.unwrap_or(false),
             opener: process,
-            opened_tick: self.processes.now(),
+            moment: self.processes.now(),
             image,
             uid: caller.uid,
             base: slots.published(&place.slot),

@@ -25,6 +25,24 @@ pub struct Process {
     pub started: u64,
 }
 
+/// A moment in the lives of processes. The clock alone is too coarse (10 ms): processes that
+/// started in its tick are told apart by their numbers, which are given in order.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moment {
+    /// On the clock of [`Process::started`].
+    pub tick: u64,
+    /// Number of the process or thread that was started last.
+    pub last_pid: u32,
+}
+
+impl Moment {
+    /// Whether `process` started after this moment. Numbers start over at their maximum; that
+    /// this happens just within the tick is taken to be impossible.
+    pub fn is_before(self, process: Process) -> bool {
+        process.started > self.tick || (process.started == self.tick && process.pid > self.last_pid)
+    }
+}
+
 /// What a process runs: it changes at exec and is inherited by fork.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
@@ -45,8 +63,8 @@ pub enum Fate {
 
 /// What the engine needs to know of the processes on this computer.
 pub trait Processes: Send + Sync + 'static {
-    /// The present, on the clock of [`Process::started`].
-    fn now(&self) -> u64;
+    /// The present.
+    fn now(&self) -> Moment;
     /// The process that thread `tid` belongs to; `None` if it is gone or cannot be seen.
     fn process_of(&self, tid: u32) -> Option<Process>;
     /// The parent of process `pid`.
@@ -65,47 +83,49 @@ pub trait Processes: Send + Sync + 'static {
     fn name(&self, pid: u32) -> Option<String>;
 }
 
-/// How far up [`relation`] looks; deeper trees count as unrelated.
+/// How far up [`is_or_descends_since`] looks; deeper trees count as unrelated.
 const GENERATIONS: usize = 128;
 
-/// How `process` stands to an `ancestor` that did something at clock tick `at`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Relation {
-    /// It is that process.
-    Same,
-    /// It descends from a child that the ancestor made after that.
-    BornAfter,
-    /// It descends from a child that was made in the same tick: before or after.
-    BornThen,
-    /// Neither, or its line was there before: a worker that was forked earlier is a stranger.
-    Stranger,
-}
-
-/// How `process` stands to `ancestor`. A process whose parent has died is its grandparent's or
-/// init's child, as the system tells it.
-pub fn relation<P: Processes + ?Sized>(
+/// Whether `process` is `ancestor`, or descends from a child that the ancestor made after `moment`.
+///
+/// A worker that was forked before is a stranger. A process whose parent has died is its
+/// grandparent's or init's child, as the system tells it.
+pub fn is_or_descends_since<P: Processes + ?Sized>(
     processes: &P,
     process: Process,
     ancestor: Process,
-    at: u64,
-) -> Relation {
+    moment: Moment,
+) -> bool {
     if process == ancestor {
-        return Relation::Same;
+        return true;
     }
     let mut current = process;
     for _ in 0..GENERATIONS {
-        // A parent is older than its child: whoever is older than that tick leads to no child born in it.
-        if current.pid <= 1 || current.started < at {
-            return Relation::Stranger;
+        // A parent is older than its child: whoever was there at that moment leads to no child made since.
+        if current.pid <= 1 || !moment.is_before(current) {
+            return false;
         }
         match processes.parent(current.pid) {
-            Some(parent) if parent == ancestor && current.started > at => {
-                return Relation::BornAfter;
-            }
-            Some(parent) if parent == ancestor => return Relation::BornThen,
+            Some(parent) if parent == ancestor => return true,
             Some(parent) => current = parent,
-            None => return Relation::Stranger,
+            None => return false,
         }
     }
-    Relation::Stranger
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn within_a_tick_numbers_tell_who_was_first() {
+        let moment = Moment {
+            tick: 100,
+            last_pid: 50,
+        };
+        let born = |started, pid| moment.is_before(Process { pid, started });
+        assert!(born(101, 3) && born(100, 51));
+        assert!(!born(100, 50) && !born(99, 51));
+    }
 }

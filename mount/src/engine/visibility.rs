@@ -6,7 +6,7 @@ use polystore::disk::Disk;
 
 use super::Engine;
 use super::draft::{Draft, Phase};
-use super::process::{Caller, Process, Processes, Relation, relation};
+use super::process::{Caller, Process, Processes, is_or_descends_since};
 use super::slot::SlotKey;
 
 /// What a name means to a caller.
@@ -63,12 +63,11 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         if draft.phase() != Phase::Private {
             return false;
         }
-        let relation = relation(&self.processes, process, opener, draft.opened_tick);
-        if draft.new_name {
-            return relation != Relation::Stranger;
+        let close = is_or_descends_since(&self.processes, process, opener, draft.moment);
+        if draft.new_name || !close {
+            return close;
         }
-        matches!(relation, Relation::Same | Relation::BornAfter)
-            && draft.is_written()
+        draft.is_written()
             && draft.image.is_some()
             && self.processes.image(process.pid) == draft.image
     }

@@ -111,6 +111,13 @@ impl Fs {
         }
     }
 
+    /// Leaves the data directory as an ordinary one.
+    pub fn end_staging(&self) {
+        if let Some(session) = &self.engine.session {
+            session.end(self.tree.root());
+        }
+    }
+
     /// Syncs the names in a directory.
     pub fn fsyncdir(&self, node: u64) -> io::Result<()> {
         self.engine.disk.sync_dir(&*self.tree.dir(node)?)

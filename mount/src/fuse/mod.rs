@@ -129,10 +129,15 @@ pub fn mount(
         devices: false,
     };
     let config = config();
-    let session = attach::attach(mountpoint, &how)
-        .and_then(|kernel| Session::from_fd(Adapter(fs.clone()), kernel, config.acl, config))
-        .map_err(failed(mountpoint, "cannot be mounted"))?;
-    Ok(Mounted { session, fs })
+    let attached = attach::attach(mountpoint, &how)
+        .and_then(|kernel| Session::from_fd(Adapter(fs.clone()), kernel, config.acl, config));
+    match attached {
+        Ok(session) => Ok(Mounted { session, fs }),
+        Err(error) => {
+            fs.end_staging();
+            Err(failed(mountpoint, "cannot be mounted")(error))
+        }
+    }
 }
 
 fn new_fs(data: OwnedFd, direct: Direct, options: &MountOptions) -> Result<Arc<Fs>, Error> {
@@ -240,9 +245,7 @@ impl Mounted {
         drop(ticker);
         fs.close_all();
         fs.pool.drain();
-        if let Some(staging) = &fs.engine.session {
-            staging.end(fs.tree.root());
-        }
+        fs.end_staging();
         served
     }
 }

@@ -9,7 +9,7 @@ use std::fs;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::engine::process::{Fate, Image, Process, Processes};
+use crate::engine::process::{Fate, Image, Moment, Process, Processes};
 
 /// `PF_EXITING` of the kernel's `include/linux/sched.h`, as field 9 of `/proc/PID/stat` shows it.
 const PF_EXITING: u64 = 0x4;
@@ -91,11 +91,19 @@ pub fn system_call_of(tid: u32) -> Option<i64> {
 }
 
 impl Processes for ProcFs {
-    fn now(&self) -> u64 {
+    fn now(&self) -> Moment {
         let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let per_second = rustix::param::clock_ticks_per_second();
         let (seconds, nanoseconds) = (since_boot.tv_sec as u64, since_boot.tv_nsec as u64);
-        seconds * per_second + nanoseconds * per_second / 1_000_000_000
+        // The last field of /proc/loadavg, see proc_loadavg(5).
+        let last_pid = fs::read_to_string("/proc/loadavg")
+            .ok()
+            .and_then(|text| text.split_ascii_whitespace().next_back()?.parse().ok());
+        Moment {
+            tick: seconds * per_second + nanoseconds * per_second / 1_000_000_000,
+            // Unknown: whoever started in this tick is taken for a stranger.
+            last_pid: last_pid.unwrap_or(u32::MAX),
+        }
     }
 
     fn process_of(&self, tid: u32) -> Option<Process> {
@@ -201,11 +209,18 @@ mod tests {
         assert!(ProcFs.process_of(tid).is_none_or(|process| process == me));
         assert!(ProcFs.alive(me));
         assert!(
-            me.started <= ProcFs.now(),
+            !ProcFs.now().is_before(me),
             "start times and the present are on one clock"
         );
-        let hour = 3600 * rustix::param::clock_ticks_per_second();
-        assert!(ProcFs.now() - me.started < hour);
+        let before = ProcFs.now();
+        let mut child = std::process::Command::new("true")
+            .spawn()
+            .expect("a process");
+        let born = ProcFs
+            .process_of(child.id())
+            .expect("a child, if only a dead one");
+        assert!(before.is_before(born) && !ProcFs.now().is_before(born));
+        child.wait().expect("its end");
         assert_eq!(ProcFs.fate(me.pid), Fate::Finished);
         assert!(ProcFs.image(me.pid).is_some());
     }
