@@ -94,6 +94,33 @@ for reader in readers:
 equal(number_of(read(DATA + "/f")), ROUNDS, "the backing file")
 "#;
 
+promise!(
+    /// Readers that the writer itself started before it opened the file (a server's workers) are
+    /// no part of what it is doing.
+    readers_forked_before_the_draft,
+    |m| {
+        m.py(r#"
+from versions import *
+
+def watch(line):
+    last = 0
+    while not line.waiting(0):
+        number = read_version("f")
+        assert number >= last, f"version {number} after version {last}"
+        last = number
+
+write_version("f", 0, 1000)
+readers = [Worker(watch) for _ in range(2)]
+time.sleep(0.1)
+for number in range(1, 300):
+    write_version("f", number, random.choice((10, 4000, 300_000)), 4)
+for reader in readers:
+    reader.say("stop")
+    reader.done()
+"#);
+    }
+);
+
 same!(
     /// What a writer has closed, everybody sees at once: in content and in size.
     close_then_read,
