@@ -89,3 +89,8 @@ pub enum Durability {
     /// file is synced, then, after it got its name, the directory.
     Full,
 }
+
+/// The examples of README.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;

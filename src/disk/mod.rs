@@ -140,6 +140,9 @@ pub trait Disk: Send + Sync + 'static {
     /// privilege or support is left out; capabilities are never copied).
     fn copy_xattrs(&self, dir: &Self::Dir, name: &OsStr, to: &Self::File) -> io::Result<()>;
 
+    /// Has the disk begin to write out what stands between two offsets, so that a later wait is
+    /// short. Only a hint: errors come with that wait.
+    fn start_writing(&self, _file: &Self::File, _from: u64, _to: u64) {}
     /// Returns when the content of `file` is on the disk, so that a rename that follows cannot
     /// become durable before it ([`Durability::Ordered`](crate::Durability::Ordered)).
     fn wait_for_data(&self, file: &Self::File) -> io::Result<()>;

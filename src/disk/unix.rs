@@ -220,6 +220,11 @@ impl Disk for SystemDisk {
         Ok(())
     }
 
+    #[cfg(target_os = "linux")]
+    fn start_writing(&self, file: &File, from: u64, to: u64) {
+        data::start_writing(file, from, to);
+    }
+
     fn wait_for_data(&self, file: &File) -> io::Result<()> {
         data::wait(file)
     }

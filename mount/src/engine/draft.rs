@@ -235,11 +235,13 @@ impl<D: Disk> Draft<D> {
         self.dirty.load(Ordering::Acquire)
     }
 
-    /// Notes a change of its content that ends at byte `end`. Returns the highest such byte so far.
-    pub fn note_written(&self, end: u64) -> u64 {
+    /// Notes a change of its content that ends at byte `end`. Returns the highest such byte
+    /// before and now.
+    pub fn note_written(&self, end: u64) -> (u64, u64) {
         self.written.store(true, Ordering::Release);
         self.dirty.store(true, Ordering::Release);
-        self.high_water.fetch_max(end, Ordering::AcqRel).max(end)
+        let before = self.high_water.fetch_max(end, Ordering::AcqRel);
+        (before, before.max(end))
     }
 
     /// Says that what was written so far is about to be waited for.

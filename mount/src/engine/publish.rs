@@ -23,15 +23,28 @@ use super::staging::{HIDDEN_PREFIX, Session};
 /// From this size on a draft gets a name in staging, so that the death of the mount leaves it.
 pub const SECURED_SIZE: u64 = 1 << 20;
 
+/// How much of a growing draft is handed to the disk at a time, so that close() has only the
+/// tail to wait for.
+const WRITTEN_OUT: u64 = 8 << 20;
+
 /// From this age on, too.
 pub const SECURED_AGE: std::time::Duration = std::time::Duration::from_secs(1);
 
 impl<D: Disk, P: Processes> Engine<D, P> {
-    /// Notes that `draft` was changed up to byte `end`; secures it when it has become big.
+    /// Notes that `draft` was changed up to byte `end`. A big one is secured, and written out
+    /// while it grows.
     pub fn wrote(&self, draft: &Draft<D>, end: u64) {
-        let before = draft.note_written(end);
-        if before >= SECURED_SIZE && draft.phase() == Phase::Private {
-            self.secure(draft);
+        let (before, now) = draft.note_written(end);
+        if now < SECURED_SIZE || draft.phase() != Phase::Private {
+            return;
+        }
+        self.secure(draft);
+        let (from, to) = (
+            before / WRITTEN_OUT * WRITTEN_OUT,
+            now / WRITTEN_OUT * WRITTEN_OUT,
+        );
+        if from < to && self.settings.durability != Durability::None {
+            self.disk.start_writing(&draft.file, from, to);
         }
     }
 

@@ -15,6 +15,18 @@ pub(super) fn sync(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(rustix::io::retry_on_intr(|| rustix::fs::fsync(fd))?)
 }
 
+/// Has the kernel begin to write out a range.
+#[cfg(target_os = "linux")]
+pub(super) fn start_writing(file: &File, from: u64, to: u64) {
+    use std::os::fd::AsRawFd;
+    let (Ok(from), Ok(len)) = (i64::try_from(from), i64::try_from(to.saturating_sub(from))) else {
+        return;
+    };
+    // SAFETY: the call takes numbers only, and the descriptor is open for as long as `file` is
+    // borrowed. Its result does not matter: whoever waits for the data gets the error.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), from, len, libc::SYNC_FILE_RANGE_WRITE) };
+}
+
 /// Returns when a rename that follows cannot become durable before the content.
 #[cfg(target_os = "linux")]
 pub(super) fn wait(file: &File) -> io::Result<()> {
