@@ -25,6 +25,9 @@ pub const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 const NOTE: &str = ".json";
 
+/// How old a note without its draft must be: younger ones may be about to get theirs.
+const STRAY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Why a draft was not published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
@@ -197,6 +200,24 @@ impl<D: Disk> Salvage<D> {
             total = total.saturating_add(len);
             if total > self.limit || born(&id) < oldest {
                 self.remove(&id);
+            }
+        }
+        self.remove_stray_notes();
+    }
+
+    /// A note is written before its draft is moved here; the mount may have died in between.
+    fn remove_stray_notes(&self) {
+        let recent = seconds(SystemTime::now()).saturating_sub(STRAY_AFTER.as_secs());
+        let names = self.disk.list(&self.dir).unwrap_or_default();
+        for note in names
+            .iter()
+            .filter(|name| is_note(name) && born(name) < recent)
+        {
+            let bytes = note.as_encoded_bytes();
+            let id = std::str::from_utf8(&bytes[..bytes.len() - NOTE.len()]).map(OsStr::new);
+            let stray = id.is_ok_and(|id| !names.iter().any(|name| name == id));
+            if stray && let Err(error) = self.disk.remove(&self.dir, note) {
+                log::warn!("salvage {note:?}: {error}");
             }
         }
     }

@@ -132,7 +132,7 @@ impl Fs {
 
     /// Clears suid, sgid and capabilities of a file that somebody without privileges writes,
     /// as the kernel would on its own file systems (FUSE_HANDLE_KILLPRIV_V2 leaves it to the server).
-    fn drop_privileges(&self, handle: &Handle) {
+    pub fn drop_privileges(&self, handle: &Handle) {
         if handle.unprivileged.swap(true, Ordering::AcqRel) {
             return;
         }

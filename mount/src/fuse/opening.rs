@@ -129,6 +129,9 @@ impl Fs {
         self.tree.pinned(node, &file);
         let target = Target::Version { file, appending };
         let handle = self.add_handle(caller, node, target, flags);
+        if wanted.truncate && caller.uid != 0 {
+            self.drop_privileges(&handle);
+        }
         let mut flags = FopenFlags::FOPEN_KEEP_CACHE;
         if wanted.read_only {
             flags |= FopenFlags::FOPEN_NOFLUSH;
