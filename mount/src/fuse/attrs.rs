@@ -2,13 +2,12 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::path::PathBuf;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use fuser::{FileAttr, TimeOrNow};
-use polystore::disk::{Kind, SystemDisk};
+use polystore::disk::SystemDisk;
 use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, StatVfs, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
     XattrFlags,
@@ -18,6 +17,7 @@ use super::attr;
 use super::errno::stale;
 use super::fs::Fs;
 use super::handles::Target;
+use super::tree::{Reach, path_of};
 use crate::engine::draft::{Draft, Phase};
 use crate::engine::opening::without_privileges;
 use crate::engine::process::Caller;
@@ -68,29 +68,26 @@ fn since_epoch(time: SystemTime) -> Timespec {
     }
 }
 
-/// A path to an open file that works for descriptors which only name it.
-fn path_of(fd: BorrowedFd<'_>) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
-}
-
 /// Applies all of `change` but the length.
-fn apply(fd: BorrowedFd<'_>, kind: Kind, change: &Change) -> io::Result<()> {
+fn apply(file: &Reach, change: &Change) -> io::Result<()> {
     if change.uid.is_some() || change.gid.is_some() {
         let (uid, gid) = (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw));
-        rustix::fs::chownat(fd, "", uid, gid, AtFlags::EMPTY_PATH)?;
+        rustix::fs::chownat(file, "", uid, gid, AtFlags::EMPTY_PATH)?;
     }
     if let Some(mode) = change.mode {
-        if kind == Kind::Symlink {
-            return Err(io::ErrorKind::Unsupported.into());
+        let mode = Mode::from_raw_mode(mode & 0o7777);
+        match file.file() {
+            Some(file) => rustix::fs::fchmod(file, mode)?,
+            // Of a symbolic link: EOPNOTSUPP, as on any Linux file system.
+            None => rustix::fs::chmod(file.path(), mode)?,
         }
-        rustix::fs::chmod(path_of(fd), Mode::from_raw_mode(mode & 0o7777))?;
     }
     if change.atime.is_some() || change.mtime.is_some() {
         let times = Timestamps {
             last_access: timespec(change.atime),
             last_modification: timespec(change.mtime),
         };
-        rustix::fs::utimensat(fd, "", &times, AtFlags::EMPTY_PATH)?;
+        rustix::fs::utimensat(file, "", &times, AtFlags::EMPTY_PATH)?;
     }
     Ok(())
 }
@@ -107,11 +104,9 @@ impl Fs {
         if let Some(len) = change.size {
             self.set_len(caller, node, handle, len)?;
         }
-        let fd = self.tree.handle(node)?;
-        let kind = attr::kind(&attr::of_file(&fd)?);
-        apply(fd.as_fd(), kind, change)?;
+        apply(&self.tree.reach(node)?, change)?;
         for draft in self.drafts_beside(node) {
-            apply(draft.file.as_fd(), Kind::File, change)?;
+            apply(&Reach::Draft(draft), change)?;
         }
         self.getattr(node, handle)
     }
@@ -166,18 +161,21 @@ impl Fs {
 
     /// The extended attribute `name`, at most `size` bytes; only its length for a `size` of 0.
     pub fn getxattr(&self, node: u64, name: &OsStr, size: u32) -> io::Result<(usize, Vec<u8>)> {
-        let fd = self.tree.handle(node)?;
+        let reach = self.tree.reach(node)?;
         let mut value = vec![0; size as usize];
-        let len = rustix::fs::getxattr(path_of(fd.as_fd()), name, value.as_mut_slice())?;
+        let len = match reach.file() {
+            Some(file) => rustix::fs::fgetxattr(file, name, value.as_mut_slice())?,
+            None => rustix::fs::getxattr(reach.path(), name, value.as_mut_slice())?,
+        };
         value.truncate(len.min(size as usize));
         Ok((len, value))
     }
 
     /// The names of the extended attributes, as [`getxattr`](Self::getxattr) gives a value.
     pub fn listxattr(&self, node: u64, size: u32) -> io::Result<(usize, Vec<u8>)> {
-        let fd = self.tree.handle(node)?;
+        let reach = self.tree.reach(node)?;
         let mut names = vec![0; size as usize];
-        let len = rustix::fs::listxattr(path_of(fd.as_fd()), names.as_mut_slice())?;
+        let len = rustix::fs::listxattr(reach.path(), names.as_mut_slice())?;
         names.truncate(len.min(size as usize));
         Ok((len, names))
     }
@@ -185,8 +183,7 @@ impl Fs {
     /// Sets an extended attribute, of the published version and of its drafts.
     pub fn setxattr(&self, node: u64, name: &OsStr, value: &[u8], flags: i32) -> io::Result<()> {
         let flags = XattrFlags::from_bits_retain(flags as u32);
-        let fd = self.tree.handle(node)?;
-        rustix::fs::setxattr(path_of(fd.as_fd()), name, value, flags)?;
+        rustix::fs::setxattr(self.tree.reach(node)?.path(), name, value, flags)?;
         for draft in self.drafts_beside(node) {
             rustix::fs::fsetxattr(&draft.file, name, value, XattrFlags::empty())?;
         }
@@ -195,8 +192,7 @@ impl Fs {
 
     /// Removes an extended attribute, of the published version and of its drafts.
     pub fn removexattr(&self, node: u64, name: &OsStr) -> io::Result<()> {
-        let fd = self.tree.handle(node)?;
-        rustix::fs::removexattr(path_of(fd.as_fd()), name)?;
+        rustix::fs::removexattr(self.tree.reach(node)?.path(), name)?;
         for draft in self.drafts_beside(node) {
             let _ = rustix::fs::fremovexattr(&draft.file, name); // It may never have had it.
         }

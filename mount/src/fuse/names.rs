@@ -5,7 +5,6 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use fuser::RenameFlags;
@@ -106,8 +105,8 @@ impl Fs {
         if let Some(draft) = self.tree.draft(node) {
             self.engine.publish_for_link(&draft)?;
         }
-        let source = self.tree.handle(node)?;
-        let path = format!("/proc/self/fd/{}", source.as_raw_fd());
+        let source = self.tree.reach(node)?;
+        let path = source.path();
         rustix::fs::linkat(
             rustix::fs::CWD,
             path,

@@ -3,19 +3,20 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::path::Path;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use fuser::FopenFlags;
 use polystore::disk::{Disk, SystemDisk};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Statx, Uid};
+use rustix::io::Errno;
 
 use super::attr;
 use super::errno::stale;
 use super::fs::{Entry, Fs, NOT_REMEMBERED};
 use super::handles::{Handle, NewHandle, Target};
 use super::nodes::ROOT;
-use super::tree::Dir;
+use super::tree::{Dir, path_of};
 use crate::engine::draft::{Draft, Phase};
 use crate::engine::opening::{Access, Existing, New, Plan};
 use crate::engine::process::{Caller, Processes};
@@ -385,11 +386,14 @@ impl Fs {
 /// The mode of a new file: the caller's umask counts only where the directory has no default ACL
 /// (acl(5), "object creation and default ACLs").
 pub fn masked(dir: &Dir, mode: u32, umask: u32) -> u32 {
-    use std::os::fd::{AsFd, AsRawFd};
-    let path = format!("/proc/self/fd/{}", dir.as_fd().as_raw_fd());
-    let has_default =
-        rustix::fs::getxattr(Path::new(&path), "system.posix_acl_default", &mut [0u8; 0])
-            .is_ok_and(|len: usize| len > 0);
+    const DEFAULT_ACL: &str = "system.posix_acl_default";
+    let nothing: &mut [u8] = &mut [];
+    let len = match rustix::fs::fgetxattr(dir, DEFAULT_ACL, &mut *nothing) {
+        // A directory that may be searched but not listed is open only as a name.
+        Err(Errno::BADF) => rustix::fs::getxattr(path_of(dir.as_fd()), DEFAULT_ACL, nothing),
+        other => other,
+    };
+    let has_default = len.is_ok_and(|len| len > 0);
     if has_default {
         mode & 0o7777
     } else {

@@ -6,6 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::Read;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
@@ -38,9 +39,21 @@ struct Stat {
     exit_code: u32,
 }
 
+/// Reads a file of `/proc`: in one call, unless it is long (a status with very many groups).
+fn read_short(path: &str) -> Option<String> {
+    const USUAL: usize = 4096;
+    let mut file = fs::File::open(path).ok()?;
+    let mut text = vec![0; USUAL];
+    let len = file.read(&mut text).ok()?;
+    text.truncate(len);
+    if len == USUAL {
+        file.read_to_end(&mut text).ok()?;
+    }
+    Some(String::from_utf8_lossy(&text).into_owned())
+}
+
 fn stat(pid: u32) -> Option<Stat> {
-    let text = fs::read(format!("/proc/{pid}/stat")).ok()?;
-    parse_stat(&String::from_utf8_lossy(&text))
+    parse_stat(&read_short(&format!("/proc/{pid}/stat"))?)
 }
 
 fn parse_stat(text: &str) -> Option<Stat> {
@@ -80,13 +93,13 @@ fn group_of(tid: u32) -> Option<u32> {
     if is_leader(tid) {
         return Some(tid);
     }
-    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
+    let status = read_short(&format!("/proc/{tid}/status"))?;
     status_field(&status, "Tgid")?.parse().ok()
 }
 
 /// Which system call thread `tid` is in, where this process may look.
 pub fn system_call_of(tid: u32) -> Option<i64> {
-    let text = fs::read_to_string(format!("/proc/{tid}/syscall")).ok()?;
+    let text = read_short(&format!("/proc/{tid}/syscall"))?;
     text.split_ascii_whitespace().next()?.parse().ok()
 }
 
@@ -96,8 +109,7 @@ impl Processes for ProcFs {
         let per_second = rustix::param::clock_ticks_per_second();
         let (seconds, nanoseconds) = (since_boot.tv_sec as u64, since_boot.tv_nsec as u64);
         // The last field of /proc/loadavg, see proc_loadavg(5).
-        let last_pid = fs::read_to_string("/proc/loadavg")
-            .ok()
+        let last_pid = read_short("/proc/loadavg")
             .and_then(|text| text.split_ascii_whitespace().next_back()?.parse().ok());
         Moment {
             tick: seconds * per_second + nanoseconds * per_second / 1_000_000_000,
@@ -151,7 +163,7 @@ impl Processes for ProcFs {
     }
 
     fn signalled(&self, tid: u32) -> bool {
-        let Ok(status) = fs::read_to_string(format!("/proc/{tid}/status")) else {
+        let Some(status) = read_short(&format!("/proc/{tid}/status")) else {
             return true; // The thread is gone: nobody waits any more.
         };
         let mask = |name| {
@@ -167,8 +179,7 @@ impl Processes for ProcFs {
     }
 
     fn groups(&self, tid: u32) -> Vec<u32> {
-        fs::read_to_string(format!("/proc/{tid}/status"))
-            .ok()
+        read_short(&format!("/proc/{tid}/status"))
             .and_then(|status| {
                 let list = status_field(&status, "Groups")?;
                 Some(

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -222,19 +222,19 @@ impl Tree {
         self.nodes().get(node)?.pin.clone()
     }
 
-    /// A descriptor of the file itself, only to name it to the system.
+    /// The file that `node` is, to read or change what is known of it.
     ///
     /// # Errors
     /// ESTALE where it is no longer where it was last seen.
-    pub fn handle(&self, node: u64) -> io::Result<OwnedFd> {
+    pub fn reach(&self, node: u64) -> io::Result<Reach> {
         if node == ROOT {
-            return self.root.as_fd().try_clone_to_owned();
+            return Ok(Reach::Dir(self.root.clone()));
         }
         if let Some(draft) = self.draft(node) {
-            return draft.file.as_fd().try_clone_to_owned();
+            return Ok(Reach::Draft(draft));
         }
         if let Some(pin) = self.pin(node) {
-            return pin.as_fd().try_clone_to_owned();
+            return Ok(Reach::File(pin));
         }
         let id = self.nodes().get(node).ok_or_else(stale)?.id;
         let place = self.place_of(node)?;
@@ -242,7 +242,7 @@ impl Tree {
         let fd = rustix::fs::openat(&*place.dir, place.name(), flags, Mode::empty())
             .map_err(|error| gone_is_stale(error.into()))?;
         if attr::id(&attr::of_file(&fd)?) == id {
-            Ok(fd)
+            Ok(Reach::Named(fd))
         } else {
             Err(stale())
         }
@@ -352,6 +352,50 @@ impl Tree {
         let old: Vec<Superseded> = old;
         !old.is_empty() // Dropped outside the lock: the last descriptor of a big file takes its time.
     }
+}
+
+/// A file, however it can be reached.
+pub enum Reach {
+    /// By a directory that is kept open.
+    Dir(Arc<Dir>),
+    /// As a draft.
+    Draft(Arc<Draft<SystemDisk>>),
+    /// By an open handle.
+    File(Arc<File>),
+    /// By a descriptor that only names it (O_PATH).
+    Named(OwnedFd),
+}
+
+impl AsFd for Reach {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Reach::Dir(dir) => dir.as_fd(),
+            Reach::Draft(draft) => draft.file.as_fd(),
+            Reach::File(file) => file.as_fd(),
+            Reach::Named(fd) => fd.as_fd(),
+        }
+    }
+}
+
+impl Reach {
+    /// A path to it. Calls that take a descriptor refuse those that only name a file.
+    pub fn path(&self) -> PathBuf {
+        path_of(self.as_fd())
+    }
+
+    /// The file, if calls that take a descriptor take this one.
+    pub fn file(&self) -> Option<&File> {
+        match self {
+            Reach::Draft(draft) => Some(&draft.file),
+            Reach::File(file) => Some(file),
+            Reach::Dir(_) | Reach::Named(_) => None,
+        }
+    }
+}
+
+/// A path to an open file, for calls that want one.
+pub fn path_of(fd: BorrowedFd<'_>) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
 }
 
 /// What is known of a draft: it has the one link that it will have.
