@@ -251,6 +251,16 @@ impl SimDisk {
         self.plant_kind(name, kind, &[], Attributes::default());
     }
 
+    /// Sets owner and permission bits of the directory at `path`, durably. Not counted.
+    pub fn set_directory_mode(&self, path: &str, uid: u32, gid: u32, mode: u32) {
+        let mut shared = self.lock();
+        let inode = shared.live.walk(Path::new(path)).expect("a directory");
+        let mut attributes = shared.live.inodes[&inode].attributes.clone();
+        (attributes.uid, attributes.gid, attributes.mode) = (uid, gid, mode);
+        shared.step(Step::Changed { inode, attributes });
+        shared.flush();
+    }
+
     fn plant_kind(&self, name: &str, kind: Kind, content: &[u8], attributes: Attributes) {
         let mut shared = self.lock();
         let inode = shared.make(kind, attributes);

@@ -1,0 +1,417 @@
+//! Starting and ending, and the sweep of what a mount left that died.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use polystore::disk::Disk;
+use polystore_mount::engine::publish::SECURED_SIZE;
+use polystore_mount::engine::salvage::Salvage;
+use polystore_mount::engine::staging::{Session, sweep};
+
+use crate::interleaved::Interleaved;
+use crate::processes::Tree;
+use crate::sim_disk::SimDisk;
+use crate::world::{AMPLE, REWRITE, Salvaged, Setup, World, make_dir, salvaged};
+
+fn setup(session: &'static str) -> Setup {
+    Setup {
+        session,
+        ..Setup::default()
+    }
+}
+
+fn big() -> String {
+    "draft ".repeat(SECURED_SIZE as usize / 6 + 1)
+}
+
+/// A disk whose mount died with a big draft of `f`, and a new one of `d/g`, open.
+fn after_a_death(unnamed: bool) -> SimDisk {
+    let disk = SimDisk::new();
+    let disk = if unnamed {
+        disk
+    } else {
+        disk.without_unnamed()
+    };
+    make_dir(&disk, "d");
+    crate::world::plant(&disk, "f", "old", 0);
+    let world = World::on(&disk, setup("dead"));
+    let pid = world.tree.spawn();
+    let handles = [
+        world.open(pid, "f", REWRITE),
+        world.open(pid, "d/g", REWRITE),
+    ];
+    for handle in &handles {
+        world.write(handle, &big());
+    }
+    let idle = world.open(pid, "idle", REWRITE);
+    assert!(!world.staged().is_empty());
+    drop((idle, handles, world)); // Nothing is said to the disk: this is a death.
+    disk
+}
+
+fn died(path: Option<&str>) -> Salvaged {
+    Salvaged {
+        path: path.map(str::to_owned),
+        reason: "the mount ended while it was open".to_owned(),
+        content: big().into_bytes(),
+    }
+}
+
+/// All names in `.polystore`, but for salvage: how many things there are, and how many with a note.
+/// A note without its thing is allowed: the next purge takes it when it is a day old.
+fn own_names(disk: &SimDisk) -> Vec<String> {
+    let mut all = disk.names(".polystore");
+    all.extend(disk.names(".polystore/sessions"));
+    let things = ids(disk);
+    let notes = disk.names(".polystore/salvage");
+    let noted = things
+        .iter()
+        .filter(|id| notes.contains(&format!("{id}.json")))
+        .count();
+    all.push(format!("{} in salvage, {noted} with notes", things.len()));
+    all
+}
+
+#[test]
+fn start_and_end_leave_nothing() {
+    for disk in [SimDisk::new(), SimDisk::new().without_unnamed()] {
+        let world = World::on(&disk, setup("one"));
+        assert_eq!(disk.names("/"), [".polystore"]);
+        assert_eq!(disk.attributes(".polystore").mode, 0o700);
+        let pid = world.tree.spawn();
+        world.put(pid, "f", "x");
+        world.unlink(pid, "f");
+        let handle = world.open(pid, "f", REWRITE);
+        world.kill(pid, &[], vec![handle]);
+        world.unmount();
+        assert_eq!(disk.names("/"), [""; 0]);
+    }
+}
+
+#[test]
+fn an_end_leaves_salvage() {
+    let disk = SimDisk::new();
+    let world = World::on(&disk, setup("one"));
+    let pid = world.tree.spawn();
+    let handle = world.open(pid, "f", REWRITE);
+    world.write(&handle, "x");
+    world.kill(pid, &[], vec![handle]);
+    world.unmount();
+    assert_eq!(disk.names(".polystore"), ["salvage"]);
+    assert_eq!(salvaged(&disk).len(), 1);
+}
+
+#[test]
+fn the_next_mount_salvages_what_a_dead_one_had_staged() {
+    let disk = after_a_death(true);
+    let world = World::on(&disk, setup("two"));
+    assert_eq!(world.salvaged(), [died(Some("d/g")), died(Some("f"))]);
+    assert_eq!(world.published("f").as_deref(), Some("old"));
+    assert_eq!(disk.names("d"), [""; 0]);
+    assert_eq!(disk.names(".polystore/sessions"), ["two"]);
+}
+
+#[test]
+#[ignore = "no note is written where unnamed files are not to be had"]
+fn drafts_that_were_never_without_a_name_are_salvaged_with_their_path() {
+    let disk = after_a_death(false);
+    let world = World::on(&disk, setup("two"));
+    assert_eq!(world.salvaged(), [died(Some("d/g")), died(Some("f"))]);
+    assert_eq!(disk.names(".polystore/sessions"), ["two"]);
+}
+
+/// Sealed and not yet published: close() has returned, so its path must be known.
+#[test]
+#[ignore = "seal writes no note"]
+fn a_small_draft_that_was_closed_is_salvaged_with_its_path() {
+    let disk = SimDisk::new();
+    crate::world::plant(&disk, "f", "old", 0);
+    let world = World::on(&disk, setup("dead"));
+    let pid = world.tree.spawn();
+    let handle = world.open(pid, "f", REWRITE);
+    world.write(&handle, "closed");
+    world.flush(pid, &handle).unwrap();
+    drop((handle, world));
+    let world = World::on(&disk, setup("two"));
+    let [item] = &world.salvaged()[..] else {
+        panic!("one thing in salvage");
+    };
+    assert_eq!(item.content, b"closed");
+    assert_eq!(item.path.as_deref(), Some("f"));
+}
+
+#[test]
+fn the_session_of_a_living_mount_is_left_alone() {
+    let disk = SimDisk::new();
+    let one = World::on(&disk, setup("one"));
+    let pid = one.tree.spawn();
+    let handle = one.open(pid, "f", REWRITE);
+    one.write(&handle, &big());
+    let staged = one.staged();
+    let two = World::on(&disk, setup("two"));
+    assert_eq!(one.staged(), staged);
+    assert_eq!(two.salvaged(), []);
+    two.unmount();
+    one.close(pid, handle);
+    assert_eq!(one.published("f"), Some(big()));
+    one.unmount();
+    assert_eq!(disk.names("/"), ["f"]);
+}
+
+#[test]
+fn sweeping_twice_is_sweeping_once() {
+    let disk = after_a_death(true);
+    drop(World::on(&disk, setup("two")));
+    let once = salvaged(&disk);
+    assert_eq!(once.len(), 2);
+    drop(World::on(&disk, setup("three")));
+    assert_eq!(salvaged(&disk), once);
+    assert_eq!(disk.names(".polystore/sessions"), ["three"]);
+    let root = disk.open_dir(Path::new("/")).unwrap();
+    let own = disk.open_subdir(&root, ".polystore".as_ref()).unwrap();
+    assert_eq!(sweep::<SimDisk>(&disk, &own, None).unwrap(), 0);
+}
+
+/// The mount that sweeps dies, or is refused something, at any step of it: the next one
+/// comes to what an undisturbed one would have come to.
+#[test]
+fn a_sweep_that_stops_anywhere_is_completed_by_the_next() {
+    for unnamed in [true, false] {
+        for dies in [true, false] {
+            let calm = after_a_death(unnamed);
+            let before = calm.log().len();
+            drop(World::on(&calm, setup("two")));
+            let steps = calm.log().len() - before;
+            drop(World::on(&calm, setup("last")));
+            for step in 0..steps {
+                let disk = after_a_death(unnamed);
+                if dies {
+                    disk.stop_after(step);
+                } else {
+                    disk.fail_after(step, libc::EIO);
+                }
+                let disturbed = World::try_on(&disk, Tree::new(), setup("two"));
+                drop(disturbed);
+                disk.heal();
+                drop(World::on(&disk, setup("last")));
+                let context = format!("step {step} of {steps}, unnamed {unnamed}, dies {dies}");
+                let contents = |disk| {
+                    let items = salvaged(disk).into_iter();
+                    items.map(|item| item.content).collect::<Vec<_>>()
+                };
+                assert_eq!(contents(&disk), contents(&calm), "{context}");
+                assert_eq!(own_names(&disk), own_names(&calm), "{context}");
+                assert_eq!(disk.content("f"), calm.content("f"), "{context}");
+            }
+        }
+    }
+}
+
+#[test]
+fn two_mounts_of_one_directory_keep_apart() {
+    let disk = SimDisk::new();
+    crate::world::plant(&disk, "f", "old", 0);
+    let (one, two) = (
+        World::on(&disk, setup("one")),
+        World::on(&disk, setup("two")),
+    );
+    let (a, b) = (one.tree.spawn(), two.tree.spawn());
+    let (first, second) = (one.open(a, "f", REWRITE), two.open(b, "f", REWRITE));
+    one.write(&first, "one");
+    two.write(&second, "two");
+    one.close(a, first);
+    assert_eq!(two.read(b, "f").as_deref(), Some("two"), "its own draft");
+    two.close(b, second);
+    assert_eq!(one.read(a, "f").as_deref(), Some("two"));
+    one.unmount();
+    two.put(b, "g", "after");
+    assert_eq!(two.published("g").as_deref(), Some("after"));
+    two.unmount();
+    assert_eq!(disk.names("/"), ["f", "g"]);
+}
+
+#[test]
+#[ignore = "the end of a session removes an empty salvage that others have open"]
+fn the_end_of_one_mount_does_not_take_salvage_from_another() {
+    let disk = SimDisk::new();
+    let (one, two) = (
+        World::on(&disk, setup("one")),
+        World::on(&disk, setup("two")),
+    );
+    one.unmount();
+    let pid = two.tree.spawn();
+    let handle = two.open(pid, "f", REWRITE);
+    two.write(&handle, "work");
+    two.kill(pid, &[], vec![handle]);
+    assert!(disk.names(".polystore").contains(&"salvage".to_owned()));
+    assert_eq!(two.salvaged().len(), 1);
+}
+
+/// Starts a mount on `disk` while another one does `event` before operation `step` of it.
+/// `None` when the start has fewer operations; else whether it came through.
+fn interrupted_start(disk: &SimDisk, step: usize, ends: bool) -> Option<io::Result<()>> {
+    let other = World::on(disk, setup("other"));
+    let event = Box::new(move || {
+        if ends {
+            other.unmount();
+        } else {
+            let own = other.engine.session.as_ref().map(Session::own_dir);
+            let swept = sweep(&*other.disk, own.expect("a session"), None);
+            swept.expect("a healthy disk");
+            drop(other);
+        }
+    });
+    let disk = Arc::new(Interleaved::new(disk, step, event));
+    let start = || {
+        let root = disk.open_dir(Path::new("/"))?;
+        let session = Session::start(&disk, &root, "new")?;
+        let salvage = Salvage::open(&disk, session.own_dir(), AMPLE, "new")?;
+        // Both must be where a recovery finds them.
+        let lock = disk.stat(session.dir(), "lock".as_ref())?;
+        let session_names = disk.list(session.own_dir())?;
+        if lock.is_none() || !session_names.contains(&"salvage".into()) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok((session, salvage))
+    };
+    let started = start().map(drop);
+    disk.happened().then_some(started)
+}
+
+/// Another mount ends, or sweeps, in the middle of a start.
+#[test]
+#[ignore = "only the session is started anew, not what is above and beside it"]
+fn a_start_gets_through_whatever_another_mount_does_meanwhile() {
+    let mut failed = Vec::new();
+    for unnamed in [true, false] {
+        for ends in [true, false] {
+            for step in 0.. {
+                let disk = SimDisk::new();
+                let disk = if unnamed {
+                    disk
+                } else {
+                    disk.without_unnamed()
+                };
+                match interrupted_start(&disk, step, ends) {
+                    None => break,
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => failed.push((unnamed, ends, step, error.to_string())),
+                }
+            }
+        }
+    }
+    assert!(failed.is_empty(), "unnamed, ends, step: {failed:#?}");
+}
+
+/// Old, by its name.
+fn keep(disk: &SimDisk, id: &str, len: usize) {
+    let dir = disk.open_dir(Path::new("/.polystore/salvage")).unwrap();
+    for name in [id.to_owned(), format!("{id}.json")] {
+        let file = disk.create_new(&dir, name.as_ref(), 0o600).unwrap();
+        disk.write_at(&file, &vec![b'x'; len], 0).unwrap();
+    }
+}
+
+const OLDEST: &str = "0000000001-x-1";
+
+fn ids(disk: &SimDisk) -> Vec<String> {
+    let names = disk.names(".polystore/salvage").into_iter();
+    names.filter(|name| !name.ends_with(".json")).collect()
+}
+
+fn drop_draft(world: &World, path: &str, len: usize) {
+    let pid = world.tree.spawn();
+    let handle = world.open(pid, path, REWRITE);
+    world.write(&handle, &"x".repeat(len));
+    world.kill(pid, &[], vec![handle]);
+}
+
+#[test]
+fn what_is_too_old_is_purged_with_its_note() {
+    let world = World::new();
+    keep(&world.disk, OLDEST, 10);
+    let recent = format!("{}-x-1", now() - 24 * 60 * 60);
+    keep(&world.disk, &recent, 10);
+    world.engine.salvage.as_ref().unwrap().purge();
+    assert_eq!(
+        world.disk.names(".polystore/salvage"),
+        [recent.clone(), format!("{recent}.json")]
+    );
+}
+
+#[test]
+fn a_note_without_its_draft_is_purged_after_a_day() {
+    let world = World::new();
+    let (fresh, stray) = (now() - 60, now() - 25 * 60 * 60);
+    for time in [fresh, stray] {
+        keep(&world.disk, &format!("{time}-x-1"), 1);
+        let dir = world
+            .disk
+            .open_dir(Path::new("/.polystore/salvage"))
+            .unwrap();
+        world
+            .disk
+            .remove(&dir, format!("{time}-x-1").as_ref())
+            .unwrap();
+    }
+    keep(&world.disk, &format!("{stray}-x-2"), 1);
+    world.engine.salvage.as_ref().unwrap().purge();
+    assert_eq!(
+        world.disk.names(".polystore/salvage"),
+        [
+            format!("{stray}-x-2"),
+            format!("{stray}-x-2.json"),
+            format!("{fresh}-x-1.json")
+        ]
+    );
+}
+
+fn now() -> u64 {
+    let now = std::time::SystemTime::now();
+    now.duration_since(std::time::UNIX_EPOCH).unwrap().as_secs()
+}
+
+#[test]
+fn what_is_too_much_is_purged_oldest_first() {
+    let world = World::on(
+        &SimDisk::new(),
+        Setup {
+            limit: 100,
+            ..Setup::default()
+        },
+    );
+    for age in [3, 2, 1] {
+        keep(&world.disk, &format!("{}-x-{age}", now() - age * 3600), 40);
+    }
+    drop_draft(&world, "f", 50);
+    let left = ids(&world.disk);
+    assert_eq!(left.len(), 2, "{left:?}");
+    assert!(
+        left[0].ends_with("-x-1") && left[1].contains("-one-"),
+        "{left:?}"
+    );
+    assert_eq!(world.disk.names(".polystore/salvage").len(), 4);
+}
+
+#[test]
+#[ignore = "ids of one second sort as text"]
+fn room_is_made_by_the_oldest_first() {
+    let world = World::new();
+    for number in 0..12 {
+        drop_draft(&world, &format!("f{number:02}"), 10);
+    }
+    let salvage = world.engine.salvage.as_ref().unwrap();
+    for number in 0..12 {
+        let mut paths: Vec<_> = world
+            .salvaged()
+            .into_iter()
+            .filter_map(|item| item.path)
+            .collect();
+        paths.sort();
+        assert_eq!(paths.first(), Some(&format!("f{number:02}")));
+        assert!(salvage.make_room());
+    }
+    assert!(!salvage.make_room());
+    assert_eq!(world.disk.names(".polystore/salvage"), [""; 0]);
+}
