@@ -131,6 +131,41 @@ fails(errno.ENOENT, os.open, "x", os.O_CREAT | os.O_WRONLY, dir_fd=here)
 });
 
 same!(
+    /// A file that was just closed is there for every call, not only for those that look it up.
+    closed_files_are_there_at_once,
+    |m| {
+        m.py(r#"
+os.mkdir("other")
+for number in range(300):
+    os.mkdir("full")
+    write("full/x", b"x" * random.choice((0, 10, 200_000)))
+    act = random.choice((0, 1, 1, 1, 2, 3, 4, 5))
+    if act == 0:
+        fails(errno.ENOTEMPTY, os.rmdir, "full")
+    elif act == 1:
+        fails(errno.ENOTEMPTY, os.rename, "other", "full")
+    elif act == 2:
+        equal(os.listdir("full"), ["x"], "listed")
+    elif act == 3:
+        fails(errno.EEXIST, os.open, "full/x", os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        fails(errno.EEXIST, os.mkdir, "full/x")
+        fails(errno.EEXIST, os.symlink, "y", "full/x")
+    elif act == 4:
+        os.link("full/x", "linked")
+        equal(os.stat("linked").st_nlink, 2)
+        os.unlink("linked")
+    else:
+        os.rename("full", "moved")
+        equal(os.listdir("moved"), ["x"], "moved")
+        os.rename("moved", "full")
+    os.unlink("full/x")
+    os.rmdir("full")
+equal(os.listdir("."), ["other"])
+"#);
+    }
+);
+
+same!(
     /// 20,000 names: all listed, once, with their types; a listing while names come and go
     /// has all that stay.
     twenty_thousand_names,
