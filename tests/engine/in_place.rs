@@ -171,7 +171,6 @@ fn new_neighbours_of_a_database() {
 }
 
 #[test]
-#[ignore = "a rewrite of an existing neighbour is a draft"]
 fn existing_neighbours_of_a_database() {
     let world = World::with(&[("db", "SQLite format 3\0..."), ("db-journal", "old")]);
     assert!(goes_in_place(&world, "db-journal"));
@@ -235,10 +234,8 @@ fn a_written_draft_is_not_published_by_a_lock() {
     assert_eq!(world.published("f"), None);
 }
 
-/// Two programs make one database at the same time: the second to lock must not take away
-/// what the first has locked and written.
+/// Two programs make one database at the same time: they meet in one file, whoever locks first.
 #[test]
-#[ignore = "a lock publishes an unwritten draft over a version published since"]
 fn a_lock_does_not_replace_what_another_lock_published() {
     let world = World::new();
     let (one, two) = (world.tree.spawn(), world.tree.spawn());
@@ -249,10 +246,33 @@ fn a_lock_does_not_replace_what_another_lock_published() {
             .publish_for_lock(&first.draft().unwrap())
             .unwrap()
     );
+    assert!(second.is_in_place());
+    world.write(&first, "committed");
+    world.close(one, first);
+    assert_eq!(world.published("db").as_deref(), Some("committed"));
+    world.write(&second, "more");
+    world.close(two, second);
+    assert_eq!(world.published("db").as_deref(), Some("committedmore"));
+}
+
+/// Who truncated is no editor, and finds out that it came too late.
+#[test]
+fn a_lock_does_not_replace_what_has_been_published_since() {
+    let world = World::new();
+    let (one, two) = (world.tree.spawn(), world.tree.spawn());
+    let (first, second) = (world.open(one, "db", EDIT), world.open(two, "db", REWRITE));
+    assert!(
+        world
+            .engine
+            .publish_for_lock(&first.draft().unwrap())
+            .unwrap()
+    );
     world.write(&first, "committed");
     world.close(one, first);
     let draft = second.draft().unwrap();
-    let _ = world.engine.publish_for_lock(&draft);
+    let refused = world.engine.publish_for_lock(&draft).unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::AlreadyExists);
+    world.close(two, second);
     assert_eq!(world.published("db").as_deref(), Some("committed"));
 }
 

@@ -171,7 +171,6 @@ fn a_promise_keeps_a_draft_that_its_writer_has_closed() {
 
 /// The name is taken away meanwhile: the content must not vanish with the promise.
 #[test]
-#[ignore = "break_promise does not settle an orphan"]
 fn a_broken_promise_of_an_orphan_leaves_its_content_in_salvage() {
     for (world, _) in settings() {
         let python = world.tree.spawn();
@@ -285,7 +284,6 @@ fn what_fails_after_the_close_goes_to_salvage() {
 
 /// What was renamed into place is published, whatever the sync of its directory says.
 #[test]
-#[ignore = "a published draft whose directory cannot be synced is discarded, too"]
 fn a_failed_sync_of_the_directory_leaves_the_version_published_once() {
     for old in [None, Some("old")] {
         let disk = SimDisk::new();
@@ -313,7 +311,6 @@ fn a_failed_sync_of_the_directory_leaves_the_version_published_once() {
 
 /// A full disk is what poisons most drafts: that no note can be written must not cost the content.
 #[test]
-#[ignore = "content is dropped where its note cannot be written"]
 fn a_full_disk_does_not_keep_a_draft_from_salvage() {
     for (world, old) in settings() {
         let pid = world.tree.spawn();

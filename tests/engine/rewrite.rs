@@ -256,7 +256,6 @@ fn a_new_name_is_reserved() {
 }
 
 #[test]
-#[ignore = "exclusive drafts are not told from others when they are published"]
 fn a_plain_open_of_a_name_that_it_cannot_see_loses_to_an_exclusive_one() {
     let world = World::new();
     let (one, two) = (world.tree.spawn(), world.tree.spawn());
@@ -294,7 +293,6 @@ fn who_makes_a_name_to_read_or_to_append_publishes_it_empty_at_once() {
 }
 
 #[test]
-#[ignore = "a name made in place does not count as a published version"]
 fn an_unwritten_draft_does_not_replace_what_was_appended_since() {
     let world = World::new();
     let (one, two) = (world.tree.spawn(), world.tree.spawn());
@@ -307,7 +305,6 @@ fn an_unwritten_draft_does_not_replace_what_was_appended_since() {
 }
 
 #[test]
-#[ignore = "a draft that is being closed hides the own one"]
 fn a_process_finds_its_own_draft_beside_one_that_is_being_closed() {
     let world = World::new();
     let (one, two) = (world.tree.spawn(), world.tree.spawn());

@@ -119,7 +119,7 @@ impl World {
         let disk = Arc::new(disk.clone());
         let root = disk.open_dir(Path::new("/"))?;
         let session = Session::start(&disk, &root, setup.session)?;
-        let salvage = Salvage::open(&disk, session.own_dir(), setup.limit, session.id())?;
+        let salvage = Salvage::new(&disk, session.own_dir(), setup.limit, session.id());
         sweep(&*disk, session.own_dir(), Some(&salvage))?;
         let settings = Settings {
             durability: setup.durability,

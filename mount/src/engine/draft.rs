@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use polystore::disk::{Disk, FileId};
 
 use super::process::{Image, Moment, Process};
-use super::slot::Place;
+use super::slot::{Place, Published};
 
 /// Where a draft is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +64,8 @@ pub struct DraftState {
     pub poison: Option<io::ErrorKind>,
     /// That error's number, so that every later call gets the same one.
     pub errno: Option<i32>,
+    /// Who opened it to write, besides its opener.
+    pub joined: Vec<Process>,
     /// Open handles that may write.
     pub writers: usize,
     /// OPENs that were told to come back for this draft.
@@ -96,6 +98,9 @@ pub struct Draft<D: Disk> {
     pub new_name: bool,
     /// Whether its opener demanded to be the one who makes the name (O_EXCL).
     pub exclusive: bool,
+    /// Whether its opener neither truncated nor demanded that: others who open the name the same
+    /// way share it while it is unwritten.
+    pub shared: bool,
     /// Who opened it; `None` if that could not be seen.
     pub opener: Option<Process>,
     /// When, as processes go.
@@ -105,7 +110,7 @@ pub struct Draft<D: Disk> {
     /// User who opened it.
     pub uid: u32,
     /// [`Slots::published`](super::slot::Slots::published) of its slot at that time.
-    pub base: u64,
+    pub base: Published,
     /// When it was opened.
     pub opened: Instant,
     written: AtomicBool,
@@ -135,6 +140,8 @@ pub struct NewDraft<D: Disk> {
     /// See [`Draft`].
     pub exclusive: bool,
     /// See [`Draft`].
+    pub shared: bool,
+    /// See [`Draft`].
     pub opener: Option<Process>,
     /// See [`Draft`].
     pub moment: Moment,
@@ -143,7 +150,7 @@ pub struct NewDraft<D: Disk> {
     /// See [`Draft`].
     pub uid: u32,
     /// See [`Draft`].
-    pub base: u64,
+    pub base: Published,
 }
 
 impl<D: Disk> Draft<D> {
@@ -157,6 +164,7 @@ impl<D: Disk> Draft<D> {
             path: new.path,
             new_name: new.new_name,
             exclusive: new.exclusive,
+            shared: new.shared,
             opener: new.opener,
             moment: new.moment,
             image: new.image,
@@ -172,6 +180,7 @@ impl<D: Disk> Draft<D> {
                 opened: false,
                 poison: None,
                 errno: None,
+                joined: Vec::new(),
                 writers: 0,
                 promises: 0,
                 opener_killed: false,

@@ -66,6 +66,8 @@ pub enum Refused {
     WouldBlock,
     /// The waiter got a signal.
     Interrupted,
+    /// Waiting would never end: who holds it waits, through others perhaps, for the caller (fcntl only).
+    Deadlock,
 }
 
 /// What is done when a lock is granted or refused.
@@ -101,17 +103,31 @@ fn overlap(a: &Request, b: &Request) -> bool {
     a.start <= b.end && b.start <= a.end
 }
 
+impl Request {
+    /// Whether this lock, held, keeps `asked` from being granted.
+    fn conflicts(&self, asked: &Request) -> bool {
+        self.class == asked.class
+            && self.owner != asked.owner
+            && overlap(self, asked)
+            && (self.kind == Kind::Exclusive || asked.kind == Kind::Exclusive)
+    }
+}
+
+/// How many steps of who waits for whom are followed.
+const DEADLOCK_DEPTH: usize = 10;
+
 impl State {
     fn conflict(&self, request: &Request) -> Option<Request> {
         self.held
             .iter()
-            .find(|held| {
-                held.class == request.class
-                    && held.owner != request.owner
-                    && overlap(held, request)
-                    && (held.kind == Kind::Exclusive || request.kind == Kind::Exclusive)
-            })
+            .find(|held| held.conflicts(request))
             .copied()
+    }
+
+    /// The owners of all locks that stand in the way.
+    fn blockers(&self, request: &Request) -> Vec<u64> {
+        let held = self.held.iter().filter(|held| held.conflicts(request));
+        held.map(|held| held.owner).collect()
     }
 
     /// Sets or clears the range for its owner, splitting what it only partly covers.
@@ -175,6 +191,16 @@ impl Locks {
         table
     }
 
+    /// The table of a slot, if anybody has ever locked in it who still has it open.
+    pub fn existing(&self, slot: &SlotKey) -> Option<Arc<Table>> {
+        unpoisoned(&self.tables).get(slot).and_then(Weak::upgrade)
+    }
+
+    /// Whether nobody has locked anything yet.
+    pub fn is_empty(&self) -> bool {
+        unpoisoned(&self.tables).is_empty()
+    }
+
     /// The locks of `from` follow its rename; those of what was called `to` stay with its handles.
     pub fn renamed(&self, from: &SlotKey, to: &SlotKey) {
         let mut tables = unpoisoned(&self.tables);
@@ -200,6 +226,9 @@ impl Locks {
     /// Locks or unlocks. Without `wait`, an `answer` of `WouldBlock` comes at once where
     /// somebody holds it; with it, the answer comes when it can.
     pub fn set(&self, table: &Arc<Table>, request: Request, wait: bool, answer: Answer) {
+        if wait && request.kind != Kind::Unlock && self.would_deadlock(table, &request) {
+            return answer(Err(Refused::Deadlock));
+        }
         let mut state = unpoisoned(&table.state);
         if request.kind != Kind::Unlock && state.conflict(&request).is_some() {
             if wait {
@@ -219,6 +248,48 @@ impl Locks {
         drop(state);
         answer(Ok(()));
         self.answer_all(granted, Ok(()));
+    }
+
+    /// Whether some process that stands in the way of `request` waits for its owner. As deep as
+    /// the kernel looks on its own file systems (MAX_DEADLK_ITERATIONS of fs/locks.c).
+    fn would_deadlock(&self, table: &Arc<Table>, request: &Request) -> bool {
+        if request.class != Class::Posix {
+            return false;
+        }
+        let mut ahead = unpoisoned(&table.state).blockers(request);
+        let mut seen: Vec<u64> = Vec::new();
+        for _ in 0..DEADLOCK_DEPTH {
+            if ahead.is_empty() {
+                return false;
+            }
+            if ahead.contains(&request.owner) {
+                return true;
+            }
+            seen.extend(&ahead);
+            ahead = self.who_blocks(&ahead);
+            ahead.retain(|owner| !seen.contains(owner));
+        }
+        false
+    }
+
+    /// The owners that any of `owners` waits for, in whatever table.
+    fn who_blocks(&self, owners: &[u64]) -> Vec<u64> {
+        let crowded: Vec<_> = unpoisoned(&self.crowded)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
+        let mut blockers = Vec::new();
+        for table in crowded {
+            let state = unpoisoned(&table.state);
+            for waiting in state.waiting.iter().map(|waiting| &waiting.request) {
+                if waiting.class == Class::Posix && owners.contains(&waiting.owner) {
+                    blockers.extend(state.blockers(waiting));
+                }
+            }
+        }
+        blockers.sort_unstable();
+        blockers.dedup();
+        blockers
     }
 
     /// Who stands in the way of `request`, if anybody.
@@ -391,6 +462,30 @@ mod tests {
         locks.released(&table, 2);
         assert_eq!(third.try_recv(), Ok(Ok(())));
         assert!(!locks.anyone_waiting());
+    }
+
+    #[test]
+    fn a_cycle_of_waiters_is_refused() {
+        let locks = Locks::default();
+        let tables: Vec<_> = ["a", "b", "c"]
+            .iter()
+            .map(|name| locks.table(&slot(name)))
+            .collect();
+        let wait = |owner: u64, table: usize| {
+            ask(
+                &locks,
+                &tables[table],
+                whole(Class::Posix, owner, Kind::Exclusive),
+                true,
+            )
+        };
+        let held: Vec<_> = (0..3).map(|owner| wait(owner, owner as usize)).collect();
+        assert!(held.iter().all(|answer| answer.try_recv() == Ok(Ok(()))));
+        let (one, two) = (wait(0, 1), wait(1, 2));
+        assert!(one.try_recv().is_err() && two.try_recv().is_err());
+        assert_eq!(wait(2, 0).try_recv(), Ok(Err(Refused::Deadlock)));
+        locks.closed(&tables[2], 2);
+        assert_eq!(two.try_recv(), Ok(Ok(())));
     }
 
     #[test]

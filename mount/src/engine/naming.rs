@@ -52,13 +52,13 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         self.publish_as(&draft, to)?;
+        self.name_taken(process, &to.slot, Some(&draft));
         if !draft.new_name && from.slot != to.slot {
             match self.disk.remove(&from.dir, from.name()) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
         }
-        self.name_taken(process, &to.slot, Some(&draft));
         Ok(Some(draft.file_id))
     }
 
@@ -101,7 +101,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
 
     /// Something else stands under `slot` now: older drafts of it will not be published.
     pub fn name_taken(&self, process: Option<Process>, slot: &SlotKey, except: Option<&Draft<D>>) {
-        self.slots().note_published(slot);
+        self.slots().note_published(slot, false);
         let drafts = self.slots().drafts(slot).to_vec();
         for draft in drafts {
             if except.is_none_or(|kept| kept.id != draft.id) {
@@ -129,10 +129,18 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     /// file whole himself. Whether that happened.
     ///
     /// # Errors
-    /// Those of the disk; the draft stays what it was.
+    /// `AlreadyExists` where somebody else has published that name meanwhile: his file must not be
+    /// taken away, and this draft is not it. Else those of the disk; the draft stays what it was.
     pub fn publish_for_lock(&self, draft: &Draft<D>) -> io::Result<bool> {
         if draft.phase() != Phase::Private || draft.is_written() || !draft.new_name {
             return Ok(false);
+        }
+        if self
+            .disk
+            .stat(&draft.place.dir, draft.place.name())?
+            .is_some()
+        {
+            return Err(io::ErrorKind::AlreadyExists.into());
         }
         self.publish_as(draft, &draft.place).map(|()| true)
     }

@@ -77,7 +77,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         existing: &Existing<'_>,
         access: Access,
     ) -> io::Result<Plan<D>> {
-        if self.settings.direct.covers(existing.path) {
+        if self.settings.direct.covers(existing.path) || self.is_neighbour(place) {
             return Ok(Plan::InPlace);
         }
         let process = self.processes.process_of(caller.tid);
@@ -134,6 +134,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     ) -> Option<Arc<Draft<D>>> {
         let drafts = self.slots().drafts(slot).to_vec();
         let process = process?;
+        let edits = !access.truncate && !access.exclusive && !access.append;
         drafts.into_iter().rev().find(|draft| {
             if draft.phase() != Phase::Private || draft.poisoned().is_some() {
                 return false;
@@ -144,6 +145,11 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             }
             if own && !draft.new_name && access.truncate {
                 return false;
+            }
+            // Who neither truncates nor demands to be the maker edits: two programs that make one
+            // database at the same time have to meet in one file.
+            if draft.shared && edits && !draft.is_written() {
+                return true;
             }
             let written_above = draft.is_written()
                 && draft.opener.is_some_and(|opener| {
@@ -237,7 +243,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         place: &Place<D>,
         existing: &Existing<'_>,
     ) -> io::Result<Option<Arc<Draft<D>>>> {
-        let (file, name) = self.stage(place, 0o600)?;
+        let (file, name) = self.stage(place, existing.path, 0o600)?;
         let mut mode = existing.stat.mode;
         if caller.uid != 0 {
             mode = without_privileges(mode);
@@ -269,19 +275,12 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         new: &New<'_>,
         access: Access,
     ) -> io::Result<Arc<Draft<D>>> {
-        let (file, name) = self.stage(place, new.mode)?;
+        let (file, name) = self.stage(place, new.path, new.mode)?;
         if let Err(error) = self.give_to(caller, &file, new.dir) {
             self.drop_staged(place, &name);
             return Err(error);
         }
-        self.register(
-            caller,
-            process,
-            place,
-            new.path,
-            (file, name),
-            Some(access.exclusive),
-        )
+        self.register(caller, process, place, new.path, (file, name), Some(access))
     }
 
     /// Makes a file that the engine created the caller's, as if the caller had.
@@ -302,23 +301,23 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         )
     }
 
-    fn stage(&self, place: &Place<D>, mode: u32) -> io::Result<(D::File, StagedName)> {
+    fn stage(&self, place: &Place<D>, path: &Path, mode: u32) -> io::Result<(D::File, StagedName)> {
         if let Some(file) = self.disk.create_unnamed(&place.dir, mode)? {
             return Ok((file, StagedName::Unnamed));
         }
-        let name = self.next_staged_name();
         if let Some(session) = self.session_for(place) {
+            let name = self.next_staged_name(path);
             return session
                 .create(&name, mode)
                 .map(|file| (file, StagedName::Staging(name)));
         }
-        let name = self.hidden_name(&name);
+        let name = self.hidden_name();
         self.disk
             .create_new(&place.dir, &name, mode)
             .map(|file| (file, StagedName::Beside(name)))
     }
 
-    /// `exclusive` is `None` for a draft of an existing name.
+    /// `access` is `None` for a draft of an existing name.
     fn register(
         &self,
         caller: Caller,
@@ -326,7 +325,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         place: &Place<D>,
         path: &Path,
         (file, name): (D::File, StagedName),
-        exclusive: Option<bool>,
+        access: Option<Access>,
     ) -> io::Result<Arc<Draft<D>>> {
         let file_id = self.disk.stat_file(&file)?.id;
         let image = process.and_then(|process| self.processes.image(process.pid));
@@ -338,8 +337,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             name,
             place: place.clone(),
             path: PathBuf::from(path),
-            new_name: exclusive.is_some(),
-            exclusive: exclusive.unwrap_or(false),
+            new_name: access.is_some(),
+            exclusive: access.is_some_and(|access| access.exclusive),
+            shared: access.is_some_and(|access| !access.exclusive && !access.truncate),
             opener: process,
             moment: self.processes.now(),
             image,
@@ -361,11 +361,14 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     pub fn break_promise(&self, draft: &Draft<D>) -> bool {
         let mut state = draft.state();
         state.promises = state.promises.saturating_sub(1);
-        state.promises == 0 && state.writers == 0 && state.phase == Phase::Private
+        state.promises == 0
+            && state.writers == 0
+            && !matches!(state.phase, Phase::Published | Phase::Gone)
     }
 
     /// Opens `draft` for writing. `promised` says that this keeps a promise.
     pub fn attach(&self, draft: &Arc<Draft<D>>, caller: Caller, promised: bool) -> Writer<D> {
+        let process = self.processes.process_of(caller.tid);
         {
             let mut state = draft.state();
             state.writers += 1;
@@ -374,9 +377,15 @@ impl<D: Disk, P: Processes> Engine<D, P> {
                 state.promises = state.promises.saturating_sub(1);
             }
         }
+        if let Some(process) = process.filter(|process| draft.opener != Some(*process)) {
+            let mut state = draft.state();
+            if !state.joined.contains(&process) {
+                state.joined.push(process);
+            }
+        }
         Writer {
             draft: draft.clone(),
-            opener: self.processes.process_of(caller.tid),
+            opener: process,
             opener_closed: AtomicBool::new(false),
         }
     }

@@ -7,6 +7,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -18,7 +19,7 @@ use super::draft::{Draft, Phase, StagedName, Writer};
 use super::process::{Caller, Fate, Processes};
 use super::salvage::{Description, Reason};
 use super::slot::Place;
-use super::staging::{HIDDEN_PREFIX, Session};
+use super::staging::{self, HIDDEN_PREFIX, Session};
 
 /// From this size on a draft gets a name in staging, so that the death of the mount leaves it.
 pub const SECURED_SIZE: u64 = 1 << 20;
@@ -58,7 +59,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         if *name != StagedName::Unnamed {
             return;
         }
-        let staged = self.next_staged_name();
+        let staged = self.next_staged_name(&draft.path);
         match session.link(&draft.file, &staged) {
             Ok(()) => {
                 session.describe(&staged, &self.description(draft, Reason::MountDied));
@@ -170,7 +171,10 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             Phase::Private if draft.poisoned().is_some() => {
                 self.discard(draft, Some(Reason::WriteError))
             }
-            Phase::Private if self.is_outdated(draft) => self.discard(draft, None),
+            Phase::Private if self.is_idle_and_late(draft) => self.discard(draft, None),
+            Phase::Private if self.lost_to_exclusive(draft) => {
+                self.discard(draft, Some(Reason::NameTaken))
+            }
             Phase::Private => {
                 if let Err(error) = self.publish(draft, &draft.place) {
                     log::error!("{}: cannot be published: {error}", draft.path.display());
@@ -180,10 +184,22 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Whether `draft` was never written and a version was published after it was opened, or
-    /// a plain draft of a new name finds that somebody made the name exclusively.
-    fn is_outdated(&self, draft: &Draft<D>) -> bool {
-        !draft.is_written() && self.slots().published(&draft.place.slot) > draft.base
+    /// Whether `draft` was never written and something was published under its name after it
+    /// was opened.
+    fn is_idle_and_late(&self, draft: &Draft<D>) -> bool {
+        if draft.is_written() {
+            return false;
+        }
+        let place = &draft.place;
+        self.slots().published(&place.slot).any > draft.base.any
+            || (draft.new_name && matches!(self.disk.stat(&place.dir, place.name()), Ok(Some(_))))
+    }
+
+    /// Whether somebody who asked to be the one who makes this name has published it since.
+    fn lost_to_exclusive(&self, draft: &Draft<D>) -> bool {
+        draft.new_name
+            && !draft.exclusive
+            && self.slots().published(&draft.place.slot).exclusive > draft.base.exclusive
     }
 
     /// Publishes `draft` under `to`, in one step.
@@ -207,11 +223,17 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         {
             let mut slots = self.slots();
             slots.remove(draft);
-            slots.note_published(&to.slot);
+            slots.note_published(&to.slot, draft.exclusive);
             draft.set_phase(Phase::Published);
         }
-        if self.settings.durability == Durability::Full {
-            self.disk.sync_dir(&to.dir)?;
+        if self.settings.durability == Durability::Full
+            && let Err(error) = self.disk.sync_dir(&to.dir)
+        {
+            // It is published, and nobody waits any more who could be told.
+            log::error!(
+                "{}: its directory was not synced: {error}",
+                draft.path.display()
+            );
         }
         Ok(())
     }
@@ -251,7 +273,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         if *name != StagedName::Unnamed {
             return Ok(name.clone());
         }
-        let staged = self.next_staged_name();
+        let staged = self.next_staged_name(&draft.path);
         if let Some(session) = self.session_for(to) {
             match session.link(&draft.file, &staged) {
                 Ok(()) => {
@@ -263,7 +285,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
                 Err(error) => return Err(error),
             }
         }
-        let hidden = self.hidden_name(&staged);
+        let hidden = self.hidden_name();
         self.disk.link(&draft.file, &draft.place.dir, &hidden)?;
         *name = StagedName::Beside(hidden);
         Ok(name.clone())
@@ -276,40 +298,45 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             slots.remove(draft);
             draft.set_phase(Phase::Gone);
         }
-        if let Some(reason) = reason {
-            self.keep(draft, reason);
+        if let Some(reason) = reason
+            && !self.keep(draft, reason)
+        {
+            // Better left in staging, for the next mount, than lost.
+            return self.secure(draft);
         }
         let name = std::mem::replace(&mut *draft.name(), StagedName::Unnamed);
         self.drop_staged(&draft.place, &name);
     }
 
-    fn keep(&self, draft: &Draft<D>, reason: Reason) {
+    /// Brings the content of a dropped draft to salvage, if there is any. Whether nothing of it is left to keep.
+    fn keep(&self, draft: &Draft<D>, reason: Reason) -> bool {
         let len = self.disk.stat_file(&draft.file).map_or(0, |stat| stat.len);
         log::info!(
             "{}: draft of {len} bytes dropped: {}",
             draft.path.display(),
             reason.text()
         );
-        if len == 0 {
-            return;
-        }
-        let Some(salvage) = &self.salvage else { return };
-        let name = draft.name().clone();
-        let kept = match (&name, &self.session) {
-            (StagedName::Staging(name), Some(session)) => {
-                salvage.take(session.dir(), name, &self.description(draft, reason))
-            }
-            (StagedName::Beside(name), _) => {
-                salvage.take(&draft.place.dir, name, &self.description(draft, reason))
-            }
-            _ => salvage.link(&draft.file, &self.description(draft, reason)),
+        let Some(salvage) = self.salvage.as_ref().filter(|_| len > 0) else {
+            return true;
         };
-        if let Err(error) = kept {
-            log::error!(
-                "{}: draft could not be salvaged: {error}",
-                draft.path.display()
-            );
+        let name = draft.name().clone();
+        let what = self.description(draft, reason);
+        let kept = match (&name, &self.session) {
+            (StagedName::Staging(name), Some(session)) => salvage.take(session.dir(), name, &what),
+            (StagedName::Beside(name), _) => salvage.take(&draft.place.dir, name, &what),
+            _ => salvage.link(&draft.file, &what),
+        };
+        let kept = match kept {
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                salvage.copy(&draft.file, &what)
+            }
+            other => other,
+        };
+        if let Err(error) = &kept {
+            let path = draft.path.display();
+            log::error!("{path}: draft could not be salvaged: {error}");
         }
+        kept.is_ok()
     }
 
     fn description(&self, draft: &Draft<D>, reason: Reason) -> Description {
@@ -355,20 +382,17 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             .filter(|session| session.device() == place.slot.dir.device)
     }
 
-    pub(super) fn next_staged_name(&self) -> OsString {
-        self.next_draft
-            .fetch_add(1, Ordering::Relaxed)
-            .to_string()
-            .into()
+    pub(super) fn next_staged_name(&self, path: &Path) -> OsString {
+        staging::staged_name(self.next_draft.fetch_add(1, Ordering::Relaxed), path)
     }
 
     /// A name for a draft beside its target, which the mount never shows.
-    pub(super) fn hidden_name(&self, staged: &std::ffi::OsStr) -> OsString {
+    pub(super) fn hidden_name(&self) -> OsString {
         let session = self.session.as_ref().map_or("0", Session::id);
         let mut name = OsString::from(HIDDEN_PREFIX);
         name.push(session);
         name.push("-");
-        name.push(staged);
+        name.push(self.next_draft.fetch_add(1, Ordering::Relaxed).to_string());
         name
     }
 }

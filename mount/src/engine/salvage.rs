@@ -25,6 +25,9 @@ pub const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 const NOTE: &str = ".json";
 
+/// How often a draft is brought to salvage again whose directory went away meanwhile.
+const KEEP_TRIES: usize = 8;
+
 /// How old a note without its draft must be: younger ones may be about to get theirs.
 const STRAY_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -133,7 +136,8 @@ fn path_from_json(value: &Value) -> Option<PathBuf> {
 /// The salvage of a data directory, as its mount fills it.
 pub struct Salvage<D: Disk> {
     disk: Arc<D>,
-    dir: D::Dir,
+    /// `.polystore`, which is there as long as the session of the mount.
+    own: Arc<D::Dir>,
     limit: u64,
     session: String,
     next: AtomicU64,
@@ -141,50 +145,80 @@ pub struct Salvage<D: Disk> {
 }
 
 impl<D: Disk> Salvage<D> {
-    /// Opens the salvage in `own` (`.polystore`), which keeps at most `limit` bytes.
-    ///
-    /// # Errors
-    /// Those of the disk.
-    pub fn open(disk: &Arc<D>, own: &D::Dir, limit: u64, session: &str) -> io::Result<Salvage<D>> {
-        let dir = ensure_dir(&**disk, own, OsStr::new(DIR))?;
-        Ok(Salvage {
+    /// The salvage in `own` (`.polystore`), which keeps at most `limit` bytes. Its directory is
+    /// made when there is something to keep: another mount that ends removes an empty one.
+    pub fn new(disk: &Arc<D>, own: &Arc<D::Dir>, limit: u64, session: &str) -> Salvage<D> {
+        Salvage {
             disk: disk.clone(),
-            dir,
+            own: own.clone(),
             limit,
             session: session.to_owned(),
             next: AtomicU64::new(1),
             purging: Mutex::new(()),
-        })
+        }
     }
 
     /// Keeps the staged file `name` of `from`, which loses that name.
     pub(super) fn take(&self, from: &D::Dir, name: &OsStr, what: &Description) -> io::Result<()> {
-        let id = self.next_id();
-        self.note(&id, what)?;
-        self.disk.rename(from, name, &self.dir, &id, false)?;
-        self.purge();
-        Ok(())
+        self.keep(what, |dir, id| self.disk.rename(from, name, dir, id, false))
     }
 
     /// Keeps a file that has no name.
     pub(super) fn link(&self, file: &D::File, what: &Description) -> io::Result<()> {
-        let id = self.next_id();
-        self.note(&id, what)?;
-        self.disk.link(file, &self.dir, &id)?;
-        self.purge();
-        Ok(())
+        self.keep(what, |dir, id| self.disk.link(file, dir, id))
     }
 
-    fn note(&self, id: &OsStr, what: &Description) -> io::Result<()> {
-        let file = self.disk.create_new(&self.dir, &note_of(id), 0o600)?;
+    /// Keeps a copy of a file that lies on another device.
+    pub(super) fn copy(&self, file: &D::File, what: &Description) -> io::Result<()> {
+        self.keep(what, |dir, id| {
+            let to = self.disk.create_new(dir, id, 0o600)?;
+            staging::copy_all(&*self.disk, file, &to)
+        })
+    }
+
+    fn keep(
+        &self,
+        what: &Description,
+        place: impl Fn(&D::Dir, &OsStr) -> io::Result<()>,
+    ) -> io::Result<()> {
+        let id = self.next_id();
+        let mut tries = 0;
+        loop {
+            let dir = ensure_dir(&*self.disk, &self.own, OsStr::new(DIR))?;
+            // The content is worth more than the note: a full disk has room for the one, perhaps not the other.
+            match self.note(&dir, &id, what) {
+                // Of the try before.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) if is_full(&error) => log::warn!("no note of a salvaged draft: {error}"),
+                other => other?,
+            }
+            match place(&dir, &id) {
+                // Removed by another mount that ended, between the two.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && tries < KEEP_TRIES => {
+                    tries += 1
+                }
+                other => {
+                    self.purge();
+                    return other;
+                }
+            }
+        }
+    }
+
+    fn note(&self, dir: &D::Dir, id: &OsStr, what: &Description) -> io::Result<()> {
+        let file = self.disk.create_new(dir, &note_of(id), 0o600)?;
         staging::write_all(&*self.disk, &file, &what.to_json())
+    }
+
+    fn dir(&self) -> Option<D::Dir> {
+        self.disk.open_subdir(&self.own, OsStr::new(DIR)).ok()
     }
 
     /// Seconds since 1970 first, so that names sort by age.
     fn next_id(&self) -> OsString {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         format!(
-            "{:010}-{}-{number}",
+            "{:010}-{}-{number:06}",
             seconds(SystemTime::now()),
             self.session
         )
@@ -194,29 +228,32 @@ impl<D: Disk> Salvage<D> {
     /// Drops what is too old or too much, the oldest first.
     pub fn purge(&self) {
         let _one_at_a_time = unpoisoned(&self.purging);
+        let Some(dir) = self.dir() else { return };
         let mut total: u64 = 0;
         let oldest = seconds(SystemTime::now()).saturating_sub(KEPT_FOR.as_secs());
-        for (id, len) in self.newest_first() {
-            total = total.saturating_add(len);
-            if total > self.limit || born(&id) < oldest {
-                self.remove(&id);
+        for (id, len) in self.newest_first(&dir) {
+            // One that is too big for itself does not cost the others their place.
+            let too_big = len > self.limit;
+            if !too_big {
+                total = total.saturating_add(len);
+            }
+            if too_big || total > self.limit || born(&id) < oldest {
+                self.remove(&dir, &id);
             }
         }
-        self.remove_stray_notes();
+        self.remove_stray_notes(&dir);
     }
 
     /// A note is written before its draft is moved here; the mount may have died in between.
-    fn remove_stray_notes(&self) {
+    fn remove_stray_notes(&self, dir: &D::Dir) {
         let recent = seconds(SystemTime::now()).saturating_sub(STRAY_AFTER.as_secs());
-        let names = self.disk.list(&self.dir).unwrap_or_default();
+        let names = self.disk.list(dir).unwrap_or_default();
         for note in names
             .iter()
             .filter(|name| is_note(name) && born(name) < recent)
         {
-            let bytes = note.as_encoded_bytes();
-            let id = std::str::from_utf8(&bytes[..bytes.len() - NOTE.len()]).map(OsStr::new);
-            let stray = id.is_ok_and(|id| !names.iter().any(|name| name == id));
-            if stray && let Err(error) = self.disk.remove(&self.dir, note) {
+            let stray = !names.iter().any(|name| note_of(name) == *note);
+            if stray && let Err(error) = self.disk.remove(dir, note) {
                 log::warn!("salvage {note:?}: {error}");
             }
         }
@@ -225,22 +262,23 @@ impl<D: Disk> Salvage<D> {
     /// Drops the oldest thing, for somebody who needs the space. Whether there was one.
     pub fn make_room(&self) -> bool {
         let _one_at_a_time = unpoisoned(&self.purging);
-        match self.newest_first().last() {
+        let Some(dir) = self.dir() else { return false };
+        match self.newest_first(&dir).last() {
             Some((id, _)) => {
                 log::warn!("the disk is full: salvaged draft {} dropped", id.display());
-                self.remove(id);
+                self.remove(&dir, id);
                 true
             }
             None => false,
         }
     }
 
-    fn newest_first(&self) -> Vec<(OsString, u64)> {
-        let names = self.disk.list(&self.dir).unwrap_or_default();
+    fn newest_first(&self, dir: &D::Dir) -> Vec<(OsString, u64)> {
+        let names = self.disk.list(dir).unwrap_or_default();
         let mut items: Vec<(OsString, u64)> = names
             .into_iter()
             .filter(|name| !is_note(name))
-            .filter_map(|name| Some((self.disk.stat(&self.dir, &name).ok()??.len, name)))
+            .filter_map(|name| Some((self.disk.stat(dir, &name).ok()??.len, name)))
             .map(|(len, name)| (name, len))
             .collect();
         items.sort_unstable();
@@ -248,15 +286,22 @@ impl<D: Disk> Salvage<D> {
         items
     }
 
-    fn remove(&self, id: &OsStr) {
+    fn remove(&self, dir: &D::Dir, id: &OsStr) {
         for name in [id.to_owned(), note_of(id)] {
-            if let Err(error) = self.disk.remove(&self.dir, &name)
+            if let Err(error) = self.disk.remove(dir, &name)
                 && error.kind() != io::ErrorKind::NotFound
             {
                 log::warn!("salvage {name:?}: {error}");
             }
         }
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 fn note_of(id: &OsStr) -> OsString {

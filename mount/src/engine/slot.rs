@@ -47,7 +47,16 @@ pub struct Slot<D: Disk> {
     /// Its private drafts, oldest first.
     pub drafts: Vec<Arc<Draft<D>>>,
     /// How many versions were published here since the first of them was opened.
-    pub published: u64,
+    pub published: Published,
+}
+
+/// How many versions were published in a slot while it had drafts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Published {
+    /// All of them.
+    pub any: u64,
+    /// Those whose opener asked to be the one who makes the name.
+    pub exclusive: u64,
 }
 
 /// All slots that have drafts; a slot without drafts takes no room.
@@ -70,8 +79,10 @@ impl<D: Disk> Slots<D> {
     }
 
     /// How many versions were published in `slot` while it had drafts.
-    pub fn published(&self, slot: &SlotKey) -> u64 {
-        self.map.get(slot).map_or(0, |slot| slot.published)
+    pub fn published(&self, slot: &SlotKey) -> Published {
+        self.map
+            .get(slot)
+            .map_or_else(Published::default, |slot| slot.published)
     }
 
     /// Adds a draft to its slot.
@@ -80,7 +91,7 @@ impl<D: Disk> Slots<D> {
             .entry(draft.place.slot.clone())
             .or_insert_with(|| Slot {
                 drafts: Vec::new(),
-                published: 0,
+                published: Published::default(),
             })
             .drafts
             .push(draft);
@@ -105,9 +116,10 @@ impl<D: Disk> Slots<D> {
     }
 
     /// Remembers that a version was published, for the drafts that are older.
-    pub fn note_published(&mut self, slot: &SlotKey) {
+    pub fn note_published(&mut self, slot: &SlotKey, exclusive: bool) {
         if let Some(slot) = self.map.get_mut(slot) {
-            slot.published += 1;
+            slot.published.any += 1;
+            slot.published.exclusive += u64::from(exclusive);
         }
     }
 

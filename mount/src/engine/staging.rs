@@ -3,8 +3,8 @@
 //! ```text
 //! data/.polystore/            mode 0700
 //!   sessions/ID/lock          held (flock) as long as the mount lives
-//!   sessions/ID/N             a staged draft
-//!   sessions/ID/N.json        what it is, if it has been there for long
+//!   sessions/ID/N.PATH        a staged draft; slashes of PATH are written %2F
+//!   sessions/ID/note-N.PATH   what it is, if it has been there for long
 //!   salvage/                  see salvage.rs
 //! ```
 //!
@@ -14,6 +14,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use polystore::disk::{Disk, Kind};
@@ -28,7 +30,8 @@ pub const HIDDEN_PREFIX: &str = ".polystore-draft-";
 
 const SESSIONS: &str = "sessions";
 const LOCK: &str = "lock";
-const NOTE: &str = ".json";
+/// No staged name starts with it: those start with a number.
+const NOTE: &str = "note-";
 
 /// How often a start is tried again when a sweep by another mount came between.
 const START_TRIES: usize = 8;
@@ -43,6 +46,22 @@ pub struct Session<D: Disk> {
     device: u64,
     // Held until the process ends.
     _lock: D::File,
+}
+
+/// Whether a start failed because another mount that ended, or swept, took something away.
+fn is_disturbed(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::WouldBlock | io::ErrorKind::AlreadyExists
+    )
+}
+
+fn take_lock<D: Disk>(disk: &D, lock: &D::File) -> io::Result<()> {
+    if disk.try_lock(lock, true)? {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
 }
 
 /// Opens `name` in `dir`, after making it where it is missing.
@@ -60,40 +79,59 @@ impl<D: Disk> Session<D> {
     /// # Errors
     /// Those of the disk: the root cannot be written, for one.
     pub fn start(disk: &Arc<D>, root: &D::Dir, id: &str) -> io::Result<Session<D>> {
-        let own = Arc::new(ensure_dir(&**disk, root, OsStr::new(OWN_DIR))?);
         let mut tries = 0;
         loop {
-            match Self::start_once(disk, &own, id) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound && tries < START_TRIES => {
-                    tries += 1
-                }
+            // Another name each time: what a failed try left is swept as a dead session.
+            let id = if tries == 0 {
+                id.to_owned()
+            } else {
+                format!("{id}-{tries}")
+            };
+            match Self::start_once(disk, root, id) {
+                Err(error) if is_disturbed(&error) && tries < START_TRIES => tries += 1,
                 other => return other,
             }
         }
     }
 
-    fn start_once(disk: &Arc<D>, own: &Arc<D::Dir>, id: &str) -> io::Result<Session<D>> {
-        let sessions = ensure_dir(&**disk, own, OsStr::new(SESSIONS))?;
-        let dir = ensure_dir(&**disk, &sessions, OsStr::new(id))?;
+    fn start_once(disk: &Arc<D>, root: &D::Dir, id: String) -> io::Result<Session<D>> {
+        let own = Arc::new(ensure_dir(&**disk, root, OsStr::new(OWN_DIR))?);
+        let sessions = ensure_dir(&**disk, &own, OsStr::new(SESSIONS))?;
+        let dir = ensure_dir(&**disk, &sessions, OsStr::new(&id))?;
         let lock = match disk.create_unnamed(&dir, 0o600)? {
-            Some(lock) => lock,
-            None => disk.create_new(&dir, OsStr::new(LOCK), 0o600)?,
+            Some(lock) => {
+                take_lock(&**disk, &lock)?;
+                disk.link(&lock, &dir, OsStr::new(LOCK))?;
+                lock
+            }
+            None => {
+                let lock = disk.create_new(&dir, OsStr::new(LOCK), 0o600)?;
+                take_lock(&**disk, &lock)?;
+                lock
+            }
         };
-        if !disk.try_lock(&lock, true)? {
-            return Err(io::Error::other("the session's own lock is taken"));
+        // A sweep may have been faster than the lock.
+        let held = disk.stat_file(&lock)?.id;
+        if disk
+            .stat(&dir, OsStr::new(LOCK))?
+            .is_none_or(|stat| stat.id != held)
+        {
+            return Err(io::ErrorKind::NotFound.into());
         }
-        match disk.link(&lock, &dir, OsStr::new(LOCK)) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
+        let here = disk.stat_dir(&dir)?.id;
+        if disk
+            .stat(&sessions, OsStr::new(&id))?
+            .is_none_or(|stat| stat.id != here)
+        {
+            return Err(io::ErrorKind::NotFound.into());
         }
-        let device = disk.stat_dir(&dir)?.id.device;
         Ok(Session {
             disk: disk.clone(),
-            own: own.clone(),
+            own,
             sessions,
             dir,
-            id: id.to_owned(),
-            device,
+            id,
+            device: here.device,
             _lock: lock,
         })
     }
@@ -114,7 +152,7 @@ impl<D: Disk> Session<D> {
     }
 
     /// `.polystore` itself.
-    pub fn own_dir(&self) -> &D::Dir {
+    pub fn own_dir(&self) -> &Arc<D::Dir> {
         &self.own
     }
 
@@ -211,7 +249,7 @@ fn sweep_session<D: Disk>(
     let mut salvaged = 0;
     if lock.is_some() {
         for name in disk.list(&dir)? {
-            if name != LOCK && !name.as_encoded_bytes().ends_with(NOTE.as_bytes()) {
+            if name != LOCK && !name.as_encoded_bytes().starts_with(NOTE.as_bytes()) {
                 salvaged += usize::from(sweep_staged(disk, &dir, &name, salvage)?);
             }
         }
@@ -240,15 +278,60 @@ fn sweep_staged<D: Disk>(
     let note = read_all(disk, dir, &note_of(name)).ok();
     let mut description = note
         .and_then(|text| Description::from_json(&text))
-        .unwrap_or_else(|| Description::unknown(Reason::MountDied));
+        .unwrap_or_else(|| Description {
+            path: staged_path(name),
+            ..Description::unknown(Reason::MountDied)
+        });
     description.reason = Reason::MountDied;
     salvage.take(dir, name, &description)?;
     Ok(true)
 }
 
+/// What the name of a staged file says of its path; longer paths stand in a note.
+const LONGEST_NAME: usize = 200;
+
+/// The name of staged file `number`, with the path that it is for: `7.a%2Fb` for `a/b`.
+pub(super) fn staged_name(number: u64, path: &Path) -> OsString {
+    let mut name = number.to_string().into_bytes();
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let mut escaped = vec![b'.'];
+    for byte in bytes {
+        match byte {
+            b'/' => escaped.extend(b"%2F"),
+            b'%' => escaped.extend(b"%25"),
+            other => escaped.push(*other),
+        }
+    }
+    if name.len() + escaped.len() <= LONGEST_NAME {
+        name.extend(escaped);
+    }
+    OsString::from_vec(name)
+}
+
+/// The path in the name of a staged file.
+fn staged_path(name: &OsStr) -> Option<PathBuf> {
+    let bytes = name.as_encoded_bytes();
+    let dot = bytes.iter().position(|byte| *byte == b'.')?;
+    let mut path = Vec::new();
+    let mut rest = &bytes[dot + 1..];
+    while let Some((first, more)) = rest.split_first() {
+        match rest.get(..3) {
+            Some(b"%2F") => path.push(b'/'),
+            Some(b"%25") => path.push(b'%'),
+            _ => {
+                path.push(*first);
+                rest = more;
+                continue;
+            }
+        }
+        rest = &rest[3..];
+    }
+    (!path.is_empty()).then(|| PathBuf::from(OsString::from_vec(path)))
+}
+
 fn note_of(name: &OsStr) -> OsString {
-    let mut note = name.to_owned();
-    note.push(NOTE);
+    let mut note = OsString::from(NOTE);
+    note.push(name);
     note
 }
 
@@ -274,6 +357,25 @@ pub(super) fn write_all<D: Disk>(disk: &D, file: &D::File, mut data: &[u8]) -> i
     Ok(())
 }
 
+pub(super) fn copy_all<D: Disk>(disk: &D, from: &D::File, to: &D::File) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    let mut offset = 0;
+    loop {
+        let read = disk.read_at(from, &mut buffer, offset)?;
+        if read == 0 {
+            return Ok(());
+        }
+        let mut written = 0;
+        while written < read {
+            match disk.write_at(to, &buffer[written..read], offset + written as u64)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                count => written += count,
+            }
+        }
+        offset += read as u64;
+    }
+}
+
 /// Notes are small; what is longer is none.
 const NOTE_LIMIT: usize = 64 * 1024;
 
@@ -289,4 +391,22 @@ fn read_all<D: Disk>(disk: &D, dir: &D::Dir, name: &OsStr) -> io::Result<Vec<u8>
     }
     text.truncate(filled);
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn staged_names_keep_their_paths() {
+        for path in ["f", "a/b.c/d", "100%/%2F", "x.json"] {
+            let name = staged_name(17, Path::new(path));
+            assert!(!name.as_encoded_bytes().contains(&b'/'));
+            assert_eq!(staged_path(&name), Some(PathBuf::from(path)));
+        }
+        assert_eq!(
+            staged_path(&staged_name(17, Path::new(&"x".repeat(250)))),
+            None
+        );
+    }
 }

@@ -35,11 +35,13 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             return View::Published { volatile: false };
         }
         let process = self.processes.process_of(caller.tid);
-        drafts
-            .into_iter()
-            .rev()
-            .find(|draft| draft.is_closing() || self.sees(process, draft))
-            .map_or(View::Published { volatile: true }, View::Draft)
+        let newest_first = || drafts.iter().rev();
+        newest_first()
+            .find(|draft| self.sees(process, draft))
+            .or_else(|| newest_first().find(|draft| draft.is_closing()))
+            .map_or(View::Published { volatile: true }, |draft| {
+                View::Draft(draft.clone())
+            })
     }
 
     /// Whether any draft is on its way to a name in this directory.
@@ -53,7 +55,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     }
 
     /// Whether `process` finds `draft` under its name: of a new name, its maker and the children
-    /// made since; of an existing one, who opened it and the forks made since, once it is written
+    /// made since, and who has joined it; of an existing one, who opened it and the forks made since, once it is written
     /// and while they have not exec'd (`sort f > f` reads the old version). A worker that was
     /// forked before is a stranger, and gets whole versions only.
     pub(super) fn sees(&self, process: Option<Process>, draft: &Draft<D>) -> bool {
@@ -62,6 +64,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         };
         if draft.phase() != Phase::Private {
             return false;
+        }
+        if draft.new_name && draft.state().joined.contains(&process) {
+            return true;
         }
         let close = is_or_descends_since(&self.processes, process, opener, draft.moment);
         if draft.new_name || !close {

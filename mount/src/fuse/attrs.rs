@@ -162,6 +162,13 @@ impl Fs {
     /// The extended attribute `name`, at most `size` bytes; only its length for a `size` of 0.
     pub fn getxattr(&self, node: u64, name: &OsStr, size: u32) -> io::Result<(usize, Vec<u8>)> {
         let reach = self.tree.reach(node)?;
+        if size == 0 {
+            let len = match reach.file() {
+                Some(file) => rustix::fs::fgetxattr_query(file, name)?,
+                None => rustix::fs::getxattr_query(reach.path(), name)?,
+            };
+            return Ok((len, Vec::new()));
+        }
         let mut value = vec![0; size as usize];
         let len = match reach.file() {
             Some(file) => rustix::fs::fgetxattr(file, name, value.as_mut_slice())?,
@@ -174,6 +181,9 @@ impl Fs {
     /// The names of the extended attributes, as [`getxattr`](Self::getxattr) gives a value.
     pub fn listxattr(&self, node: u64, size: u32) -> io::Result<(usize, Vec<u8>)> {
         let reach = self.tree.reach(node)?;
+        if size == 0 {
+            return Ok((rustix::fs::listxattr_query(reach.path())?, Vec::new()));
+        }
         let mut names = vec![0; size as usize];
         let len = rustix::fs::listxattr(reach.path(), names.as_mut_slice())?;
         names.truncate(len.min(size as usize));

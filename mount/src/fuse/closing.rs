@@ -16,8 +16,8 @@ use crate::engine::process::Caller;
 impl Fs {
     /// A descriptor of `handle` is closed. Whether [`seal`](Self::seal) has to come before the answer.
     pub fn flush(&self, caller: Caller, handle: &Handle, lock_owner: u64) -> io::Result<bool> {
-        if let Some(table) = handle.table.get() {
-            self.locks.closed(table, lock_owner);
+        if let Some(table) = self.table_to_close(handle) {
+            self.locks.closed(&table, lock_owner);
         }
         let Some(writer) = handle.writer() else {
             return Ok(false);

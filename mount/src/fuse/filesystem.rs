@@ -16,6 +16,7 @@ use fuser::{
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::attr;
 use super::attrs::Change;
 use super::errno::errno;
 use super::fs::{Entry, Fs, caller};
@@ -81,6 +82,24 @@ impl Adapter {
             .tree
             .slot(parent.0, name)
             .map_or_else(|_| Claim::default(), Claim::change)
+    }
+}
+
+impl Adapter {
+    /// The claim of everything in the directory `name`, if it is one: what is being published
+    /// inside comes first.
+    fn inside(&self, parent: INodeNo, name: &OsStr) -> Claim {
+        let found = self
+            .0
+            .tree
+            .dir(parent.0)
+            .and_then(|dir| attr::of_name(&*dir, name));
+        match found {
+            Ok(stat) if attr::kind(&stat) == polystore::disk::Kind::Directory => {
+                Claim::whole(attr::id(&stat))
+            }
+            _ => Claim::default(),
+        }
     }
 }
 
@@ -244,16 +263,7 @@ impl Filesystem for Adapter {
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (caller, name) = (caller(request), name.to_owned());
-        let mut claim = self.change(parent, &name);
-        // What is being published inside comes first.
-        if let Ok(stat) = self
-            .0
-            .tree
-            .dir(parent.0)
-            .and_then(|dir| super::attr::of_name(&*dir, &name))
-        {
-            claim = claim.and(Claim::whole(super::attr::id(&stat)));
-        }
+        let claim = self.change(parent, &name).and(self.inside(parent, &name));
         self.0.queue(claim, move |fs| {
             send_empty(reply, fs.rmdir(caller, parent.0, &name))
         });
@@ -288,6 +298,7 @@ impl Filesystem for Adapter {
         let claim = self
             .change(parent, name)
             .and(self.change(to_parent, to_name));
+        let claim = claim.and(self.inside(to_parent, to_name));
         let (name, to_name) = (name.to_owned(), to_name.to_owned());
         self.0.queue(claim, move |fs| {
             send_empty(
@@ -319,18 +330,19 @@ impl Filesystem for Adapter {
 
     fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let caller = caller(request);
-        if let Some(draft) = self.0.waits_for_publish(caller, node.0) {
-            return self.0.aside(move |_| {
-                draft.wait_until_settled(CLOSING_WINDOW);
-                reply.error(Errno::ESTALE);
-            });
-        }
+        let open = move |fs: &Arc<Fs>| match fs.open(caller, node.0, flags.0) {
+            Ok(opened) => reply.opened(FileHandle(opened.handle), opened.flags),
+            Err(error) => reply.error(errno(&error)),
+        };
         let claim = self.0.look(node.0);
-        self.0
-            .inline(claim, move |fs| match fs.open(caller, node.0, flags.0) {
-                Ok(opened) => reply.opened(FileHandle(opened.handle), opened.flags),
-                Err(error) => reply.error(errno(&error)),
-            });
+        match self.0.waits_for_publish(caller, node.0) {
+            None => self.0.inline(claim, open),
+            // Published by then, in all likelihood; else the open says that there is no such file.
+            Some(draft) => self.0.aside(move |fs| {
+                draft.wait_until_settled(CLOSING_WINDOW);
+                open(fs);
+            }),
+        }
     }
 
     fn create(

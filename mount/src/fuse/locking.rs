@@ -95,6 +95,27 @@ impl Fs {
             .clone()
     }
 
+    /// The table that a close of `handle` concerns, if there is one: the process may have locked
+    /// the file through another handle.
+    pub fn table_to_close(&self, handle: &Handle) -> Option<Arc<Table>> {
+        if let Some(table) = handle.table.get() {
+            return Some(table.clone());
+        }
+        if self.locks.is_empty() {
+            return None;
+        }
+        self.locks.existing(&self.lock_key(handle))
+    }
+
+    /// Whether somebody may have locks on the file that `node` is.
+    pub fn is_locked(&self, node: u64) -> bool {
+        if self.locks.is_empty() {
+            return false;
+        }
+        let slot = self.tree.nodes().slot(node);
+        slot.is_none_or(|slot| self.locks.existing(&slot).is_some())
+    }
+
     fn lock_key(&self, handle: &Handle) -> SlotKey {
         if let Some(writer) = handle.writer() {
             return writer.draft.place.slot.clone();
@@ -128,15 +149,22 @@ impl Fs {
         let fs = self.clone();
         let answer: Answer = Box::new(move |outcome| match outcome {
             Ok(()) if request.kind == Kind::Unlock => reply.ok(),
-            Ok(()) => fs.granted(&handle, &asked, reply),
+            Ok(()) => fs.granted(&handle, &asked, request, reply),
             Err(Refused::WouldBlock) => reply.error(Errno::EAGAIN),
             Err(Refused::Interrupted) => reply.error(Errno::EINTR),
+            Err(Refused::Deadlock) => reply.error(Errno::EDEADLK),
         });
         self.locks.set(&table, request, wait, answer);
     }
 
     /// A lock was granted: files are told from streams and databases by it.
-    fn granted(self: &Arc<Self>, handle: &Arc<Handle>, asked: &Asked, reply: ReplyEmpty) {
+    fn granted(
+        self: &Arc<Self>,
+        handle: &Arc<Handle>,
+        asked: &Asked,
+        request: Request,
+        reply: ReplyEmpty,
+    ) {
         if handle.writable && !asked.is_whole() {
             self.note_locked_in_place(handle);
         }
@@ -147,18 +175,24 @@ impl Fs {
         let Some(draft) = fresh else {
             return reply.ok();
         };
-        self.queue(Claim::change(draft.place.slot.clone()), move |fs| match fs
-            .engine
-            .publish_for_lock(&draft)
-        {
-            Ok(_) => reply.ok(),
-            Err(error) => {
-                log::warn!(
-                    "{}: cannot be published for a lock: {error}",
-                    draft.path.display()
-                );
-                reply.error(errno(&error));
-            }
+        let handle = handle.clone();
+        self.queue(Claim::change(draft.place.slot.clone()), move |fs| {
+            let Err(error) = fs.engine.publish_for_lock(&draft) else {
+                return reply.ok();
+            };
+            let path = draft.path.display();
+            log::warn!("{path}: cannot be published for a lock: {error}");
+            let unlock = Request {
+                kind: Kind::Unlock,
+                ..request
+            };
+            fs.locks
+                .set(&fs.table(&handle), unlock, false, Box::new(|_| ()));
+            // Another has made the file meanwhile: to the program that is somebody who was faster.
+            reply.error(match error.kind() {
+                io::ErrorKind::AlreadyExists => Errno::EAGAIN,
+                _ => errno(&error),
+            });
         });
     }
 

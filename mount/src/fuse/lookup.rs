@@ -108,7 +108,14 @@ impl Fs {
         };
         let in_motion =
             attr::kind(&stat) == Kind::Directory && self.engine.has_drafts_in(attr::id(&stat));
-        let ttl = if in_motion {
+        // What is shown of a superseded version is another's.
+        let superseded = attr::kind(&stat) == Kind::File
+            && self
+                .tree
+                .nodes()
+                .get(node)
+                .is_some_and(|node| node.id != attr::id(&stat));
+        let ttl = if in_motion || superseded {
             NOT_REMEMBERED
         } else {
             REMEMBERED

@@ -150,7 +150,15 @@ fn new_fs(data: OwnedFd, direct: Direct, options: &MountOptions) -> Result<Arc<F
     };
     let salvage = staging
         .as_ref()
-        .and_then(|staging| open_salvage(&disk, staging, options.salvage_limit));
+        .filter(|_| options.salvage_limit > 0)
+        .map(|staging| {
+            Salvage::new(
+                &disk,
+                staging.own_dir(),
+                options.salvage_limit,
+                staging.id(),
+            )
+        });
     if let Some(staging) = &staging {
         match staging::sweep(&*disk, staging.own_dir(), salvage.as_ref()) {
             Ok(0) => {}
@@ -207,19 +215,6 @@ fn start_staging(
             None
         }
     }
-}
-
-fn open_salvage(
-    disk: &Arc<SystemDisk>,
-    staging: &Staging<SystemDisk>,
-    limit: u64,
-) -> Option<Salvage<SystemDisk>> {
-    if limit == 0 {
-        return None;
-    }
-    Salvage::open(disk, staging.own_dir(), limit, staging.id())
-        .inspect_err(|error| log::warn!("no salvage: {error}"))
-        .ok()
 }
 
 fn config() -> Config {

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use fuser::FopenFlags;
-use polystore::disk::{Disk, SystemDisk};
+use polystore::disk::{Disk, Kind, SystemDisk};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Statx, Uid};
 use rustix::io::Errno;
 
@@ -76,6 +76,9 @@ impl Fs {
         if let Some(draft) = self.tree.draft(node)
             && matches!(draft.phase(), Phase::Private | Phase::Orphan { .. })
         {
+            if self.engine.must_wait_for(caller, &draft) {
+                return Err(stale());
+            }
             return if reading {
                 Ok(self.draft_reader(caller, node, &draft))
             } else {
@@ -134,7 +137,8 @@ impl Fs {
             self.drop_privileges(&handle);
         }
         let mut flags = FopenFlags::FOPEN_KEEP_CACHE;
-        if wanted.read_only {
+        // Its close means nothing, unless its process has fcntl locks on the file: any close ends them.
+        if wanted.read_only && !self.is_locked(node) {
             flags |= FopenFlags::FOPEN_NOFLUSH;
         }
         Opened {
@@ -165,7 +169,7 @@ impl Fs {
         let handle = self.add_handle(caller, node, target, OFlags::RDONLY);
         Opened {
             handle: handle.id,
-            flags: FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH,
+            flags: FopenFlags::FOPEN_KEEP_CACHE,
         }
     }
 
@@ -311,13 +315,13 @@ impl Fs {
         let flags = OFlags::from_bits_retain(flags as u32);
         let wanted = access(flags);
         let place = self.tree.place(parent, name)?;
-        if attr::of_name(&*place.dir, name).is_ok() {
-            // Made behind the mount since the kernel looked.
-            return Err(if wanted.exclusive {
-                io::ErrorKind::AlreadyExists.into()
+        if let Ok(stat) = attr::of_name(&*place.dir, name) {
+            // Published since the kernel looked.
+            return if wanted.exclusive {
+                Err(io::ErrorKind::AlreadyExists.into())
             } else {
-                stale()
-            });
+                self.create_existing(caller, parent, &place, &stat, flags)
+            };
         }
         let path = self.tree.path(parent, name);
         let dir = attr::stat(&attr::of_file(&*place.dir)?);
@@ -334,6 +338,43 @@ impl Fs {
                 Ok((entry, opened))
             }
         }
+    }
+
+    /// CREATE of a name that has come to exist: the kernel takes any file for an answer, so this needs no
+    /// second look, of which it has one only.
+    fn create_existing(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: u64,
+        place: &Place<SystemDisk>,
+        stat: &Statx,
+        flags: OFlags,
+    ) -> io::Result<(Entry, Opened)> {
+        if attr::kind(stat) != Kind::File {
+            return Err(stale());
+        }
+        let mut entry = self.entry(caller, parent, place.name(), stat, true);
+        let node = entry.attr.ino.0;
+        let plan = if access(flags).read_only {
+            Plan::InPlace
+        } else {
+            self.plan_existing(caller, node, place, stat, flags)?
+        };
+        let opened = match plan {
+            Plan::InPlace => {
+                let file = self.tree.open(node, passed_on(flags))?;
+                Ok(self.version_handle(caller, node, file, flags))
+            }
+            Plan::Draft(draft) => {
+                self.forget(node, 1);
+                entry = self.draft_entry(parent, place.name(), &draft)?;
+                self.open_draft(caller, entry.attr.ino.0, &draft, flags, false)
+            }
+        };
+        if opened.is_err() {
+            self.forget(entry.attr.ino.0, 1);
+        }
+        Ok((entry, opened?))
     }
 
     fn create_published(
@@ -387,10 +428,9 @@ impl Fs {
 /// (acl(5), "object creation and default ACLs").
 pub fn masked(dir: &Dir, mode: u32, umask: u32) -> u32 {
     const DEFAULT_ACL: &str = "system.posix_acl_default";
-    let nothing: &mut [u8] = &mut [];
-    let len = match rustix::fs::fgetxattr(dir, DEFAULT_ACL, &mut *nothing) {
+    let len = match rustix::fs::fgetxattr_query(dir, DEFAULT_ACL) {
         // A directory that may be searched but not listed is open only as a name.
-        Err(Errno::BADF) => rustix::fs::getxattr(path_of(dir.as_fd()), DEFAULT_ACL, nothing),
+        Err(Errno::BADF) => rustix::fs::getxattr_query(path_of(dir.as_fd()), DEFAULT_ACL),
         other => other,
     };
     let has_default = len.is_ok_and(|len| len > 0);

@@ -45,6 +45,10 @@ pub(super) struct Draft {
     /// How many versions the name had had by then.
     pub(super) base: u32,
     pub(super) inode: usize,
+    /// Made by an open that neither truncates nor is exclusive.
+    pub(super) shared: bool,
+    /// Who opened it.
+    pub(super) joined: Vec<Pid>,
     pub(super) written: bool,
     pub(super) handles: usize,
     pub(super) opener_killed: bool,
@@ -114,8 +118,8 @@ impl Model {
     pub(super) fn sees(&self, pid: Pid, draft: &Draft) -> bool {
         let same_image = self.processes[&pid].image == draft.image;
         draft.state == State::Private
-            && self.is_family(pid, draft)
-            && (draft.new || draft.written && same_image)
+            && (draft.new && draft.joined.contains(&pid)
+                || self.is_family(pid, draft) && (draft.new || draft.written && same_image))
     }
 
     /// The newest private draft of `name` for which `holds`.
@@ -140,6 +144,10 @@ impl Model {
         let truncates = matches!(how, How::Rewrite);
         self.seen(pid, name).or_else(|| {
             self.newest(name, |draft| {
+                // Editors of a new name share what nobody has written yet.
+                if matches!(how, How::Edit) && draft.new && draft.shared && !draft.written {
+                    return true;
+                }
                 let own = draft.opener == pid;
                 let anew = own && !draft.new && draft.written && truncates;
                 own && !draft.written || !anew && draft.written && self.is_family(pid, draft)
@@ -151,7 +159,7 @@ impl Model {
         self.newest(name, |draft| draft.new).is_some()
     }
 
-    pub(super) fn add_draft(&mut self, pid: Pid, name: usize) -> usize {
+    pub(super) fn add_draft(&mut self, pid: Pid, name: usize, how: How) -> usize {
         self.inodes.push(String::new());
         self.drafts.push(Draft {
             name,
@@ -162,6 +170,8 @@ impl Model {
             base: self.versions[name],
             inode: self.inodes.len() - 1,
             written: false,
+            shared: matches!(how, How::Edit),
+            joined: Vec::new(),
             handles: 0,
             opener_killed: false,
             last_killed: false,
@@ -189,7 +199,7 @@ impl Model {
                 }
                 Some(id)
             }
-            (None, Some(_)) if truncates && !appended => Some(self.add_draft(pid, name)),
+            (None, Some(_)) if truncates && !appended => Some(self.add_draft(pid, name, how)),
             (None, Some(inode)) => {
                 if truncates {
                     self.inodes[inode].clear();
@@ -203,10 +213,11 @@ impl Model {
                 self.published.insert(name, self.inodes.len() - 1);
                 None
             }
-            (None, None) => Some(self.add_draft(pid, name)),
+            (None, None) => Some(self.add_draft(pid, name, how)),
         };
         if let Some(id) = draft {
             self.drafts[id].handles += 1;
+            self.drafts[id].joined.push(pid);
         }
         let inode = draft.map_or_else(|| self.published[&name], |id| self.drafts[id].inode);
         Some(Open {
