@@ -72,7 +72,7 @@ same!(cp_and_rsync, |m| {
         "",
         "a second rsync"
     );
-    m.sh("rm copied/d3/file-1; echo changed > copied/d4/file-2; rsync -aHAX --checksum --delete $TMPDIR/tree/ copied");
+    m.sh("rm copied/d3/file-1; chmod u+w copied/d4/file-2; echo changed > copied/d4/file-2; rsync -aHAX --checksum --delete $TMPDIR/tree/ copied");
     all_equal(m, &tree, "copied");
     m.sh(
         "rsync -aHAX --inplace synced/ inplace; rsync -aHAX inplace/ $TMPDIR/back; mv again moved",

@@ -226,12 +226,27 @@ impl<D: Disk> Draft<D> {
 
     /// Whether it is about to be published under its new name, as far as can be told.
     pub fn is_closing(&self) -> bool {
+        self.closed_within(CLOSING_WINDOW)
+    }
+
+    /// Whether strangers were shown it lately because it was [closing](Self::is_closing).
+    pub fn was_closing(&self) -> bool {
+        self.closed_within(CLOSING_WINDOW + Duration::from_secs(1))
+    }
+
+    fn closed_within(&self, time: Duration) -> bool {
         let state = self.state();
         self.new_name
             && state.phase == Phase::Private
-            && state
-                .closed
-                .is_some_and(|closed| closed.elapsed() < CLOSING_WINDOW)
+            && state.closed.is_some_and(|closed| closed.elapsed() < time)
+    }
+
+    /// What is left of the time in which it is closing.
+    pub fn closing_for(&self) -> Duration {
+        let closed = self.state().closed;
+        closed.map_or(Duration::ZERO, |closed| {
+            CLOSING_WINDOW.saturating_sub(closed.elapsed())
+        })
     }
 
     /// Whether anything was written, cut or reserved in it.

@@ -25,7 +25,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     /// Whether `caller` was shown `draft` only because it is about to be published: it has to
     /// wait for that before it opens it.
     pub fn must_wait_for(&self, caller: Caller, draft: &Draft<D>) -> bool {
-        draft.is_closing() && !self.sees(self.processes.process_of(caller.tid), draft)
+        draft.was_closing() && !self.sees(self.processes.process_of(caller.tid), draft)
     }
 
     /// What `slot` means to `caller`.

@@ -23,7 +23,6 @@ use super::fs::{Entry, Fs, caller};
 use super::io::read_cached;
 use super::locking::Asked;
 use super::names::NewMode;
-use crate::engine::draft::CLOSING_WINDOW;
 use crate::engine::locks::Kind;
 use crate::engine::order::Claim;
 
@@ -339,7 +338,7 @@ impl Filesystem for Adapter {
             None => self.0.inline(claim, open),
             // Published by then, in all likelihood; else the open says that there is no such file.
             Some(draft) => self.0.aside(move |fs| {
-                draft.wait_until_settled(CLOSING_WINDOW);
+                draft.wait_until_settled(draft.closing_for());
                 open(fs);
             }),
         }

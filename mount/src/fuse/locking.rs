@@ -175,10 +175,15 @@ impl Fs {
         let Some(draft) = fresh else {
             return reply.ok();
         };
-        let handle = handle.clone();
+        let (handle, whole) = (handle.clone(), asked.is_whole());
         self.queue(Claim::change(draft.place.slot.clone()), move |fs| {
-            let Err(error) = fs.engine.publish_for_lock(&draft) else {
-                return reply.ok();
+            let error = match fs.engine.publish_for_lock(&draft) {
+                Ok(_) => return reply.ok(),
+                // A lock file that another has made first: the lock is the slot's, whichever inode.
+                Err(error) if whole && error.kind() == io::ErrorKind::AlreadyExists => {
+                    return reply.ok();
+                }
+                Err(error) => error,
             };
             let path = draft.path.display();
             log::warn!("{path}: cannot be published for a lock: {error}");
