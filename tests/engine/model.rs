@@ -257,7 +257,14 @@ impl Game {
             );
         }
         let mut counts: HashMap<Vec<u8>, i32> = HashMap::new();
-        for item in self.world.salvaged() {
+        // A version that was replaced under an append is kept as it is: it goes on growing.
+        let appended = "it was replaced while somebody appended to it";
+        for item in self
+            .world
+            .salvaged()
+            .into_iter()
+            .filter(|item| item.reason != appended)
+        {
             *counts.entry(item.content).or_default() += 1;
         }
         for content in &self.model.salvaged {

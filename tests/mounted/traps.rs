@@ -275,3 +275,32 @@ equal(read("f"), b"old", "after the death of its writer")
 "#);
     }
 );
+
+same!(
+    /// An exec closes descriptors while it holds a lock that parts of `/proc` wait for: a mount that
+    /// read those of whoever closes would wait for itself.
+    exec_closes_what_is_not_inherited,
+    |m| {
+        m.py(r#"
+def child(prepare):
+    pid = os.fork()
+    if pid == 0:
+        kept = prepare()
+        os.execv("/bin/true", ["true"])
+    equal(os.waitpid(pid, 0)[1], 0, "the child's end")
+for n in range(50):
+    f = open("f", "w")
+    f.write(str(n))
+    f.flush()
+    child(lambda: None)
+    def write():
+        g = open("g", "w")
+        g.write(str(n))
+        g.flush()
+        return g
+    child(write)
+    f.close()
+    equal((read("f"), read("g")), (str(n).encode(), str(n).encode()), "what was written")
+"#);
+    }
+);

@@ -96,6 +96,8 @@ pub struct Draft<D: Disk> {
     pub path: std::path::PathBuf,
     /// Whether nothing was published under its name when it was opened.
     pub new_name: bool,
+    /// The version whose owner, mode and attributes it took over.
+    pub made_from: Option<FileId>,
     /// Whether its opener demanded to be the one who makes the name (O_EXCL).
     pub exclusive: bool,
     /// Whether its opener neither truncated nor demanded that: others who open the name the same
@@ -117,6 +119,7 @@ pub struct Draft<D: Disk> {
     dirty: AtomicBool,
     high_water: AtomicU64,
     name: Mutex<StagedName>,
+    syncing: Mutex<()>,
     state: Mutex<DraftState>,
     settled: Condvar,
 }
@@ -137,6 +140,8 @@ pub struct NewDraft<D: Disk> {
     pub path: std::path::PathBuf,
     /// See [`Draft`].
     pub new_name: bool,
+    /// See [`Draft`].
+    pub made_from: Option<FileId>,
     /// See [`Draft`].
     pub exclusive: bool,
     /// See [`Draft`].
@@ -163,6 +168,7 @@ impl<D: Disk> Draft<D> {
             place: new.place,
             path: new.path,
             new_name: new.new_name,
+            made_from: new.made_from,
             exclusive: new.exclusive,
             shared: new.shared,
             opener: new.opener,
@@ -175,6 +181,7 @@ impl<D: Disk> Draft<D> {
             dirty: AtomicBool::new(false),
             high_water: AtomicU64::new(0),
             name: Mutex::new(new.name),
+            syncing: Mutex::new(()),
             state: Mutex::new(DraftState {
                 phase: Phase::Private,
                 opened: false,
@@ -195,6 +202,11 @@ impl<D: Disk> Draft<D> {
     pub fn state(&self) -> MutexGuard<'_, DraftState> {
         // Fields are set one by one and each is valid by itself: poisoning says nothing.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held while its content is waited for; nothing else is locked meanwhile.
+    pub fn syncing(&self) -> MutexGuard<'_, ()> {
+        self.syncing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The name of its file. Held while a name is given or taken, which can wait for the disk,

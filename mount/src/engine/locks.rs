@@ -232,10 +232,21 @@ impl Locks {
         let mut state = unpoisoned(&table.state);
         if request.kind != Kind::Unlock && state.conflict(&request).is_some() {
             if wait {
+                // flock(2): a lock is given up before another kind of it is waited for.
+                let released = if request.class == Class::Flock {
+                    state.apply(Request {
+                        kind: Kind::Unlock,
+                        ..request
+                    });
+                    state.grant()
+                } else {
+                    Vec::new()
+                };
                 state.waiting.push_back(Waiting { request, answer });
                 self.waiters.fetch_add(1, Ordering::AcqRel);
                 drop(state);
                 unpoisoned(&self.crowded).push(Arc::downgrade(table));
+                self.answer_all(released, Ok(()));
             } else {
                 drop(state);
                 answer(Err(Refused::WouldBlock));

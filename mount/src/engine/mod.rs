@@ -112,7 +112,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         }
     }
 
-    fn is_appended(&self, file: FileId) -> bool {
+    pub(crate) fn is_appended(&self, file: FileId) -> bool {
         unpoisoned(&self.appenders).contains_key(&file)
     }
 

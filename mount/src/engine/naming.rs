@@ -16,12 +16,12 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         self.slots().reserved(slot)
     }
 
-    /// The private drafts that are to replace what is published under `slot`.
-    pub fn rewrites_of(&self, slot: &SlotKey) -> Vec<Arc<Draft<D>>> {
+    /// The private drafts that were made from `version` and are to replace it under `slot`.
+    pub fn rewrites_of(&self, slot: &SlotKey, version: FileId) -> Vec<Arc<Draft<D>>> {
         self.slots()
             .drafts(slot)
             .iter()
-            .filter(|draft| !draft.new_name)
+            .filter(|draft| draft.made_from == Some(version))
             .cloned()
             .collect()
     }

@@ -263,8 +263,16 @@ impl<D: Disk, P: Processes> Engine<D, P> {
                 _ => Err(error),
             };
         }
-        self.register(caller, process, place, existing.path, (file, name), None)
-            .map(Some)
+        self.register(
+            caller,
+            process,
+            place,
+            existing.path,
+            (file, name),
+            None,
+            Some(existing.stat.id),
+        )
+        .map(Some)
     }
 
     fn draft_of_new(
@@ -280,7 +288,15 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             self.drop_staged(place, &name);
             return Err(error);
         }
-        self.register(caller, process, place, new.path, (file, name), Some(access))
+        self.register(
+            caller,
+            process,
+            place,
+            new.path,
+            (file, name),
+            Some(access),
+            None,
+        )
     }
 
     /// Makes a file that the engine created the caller's, as if the caller had.
@@ -318,6 +334,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     }
 
     /// `access` is `None` for a draft of an existing name.
+    #[allow(clippy::too_many_arguments)]
     fn register(
         &self,
         caller: Caller,
@@ -326,6 +343,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         path: &Path,
         (file, name): (D::File, StagedName),
         access: Option<Access>,
+        made_from: Option<FileId>,
     ) -> io::Result<Arc<Draft<D>>> {
         let file_id = self.disk.stat_file(&file)?.id;
         let image = process.and_then(|process| self.processes.image(process.pid));
@@ -338,6 +356,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             place: place.clone(),
             path: PathBuf::from(path),
             new_name: access.is_some(),
+            made_from,
             exclusive: access.is_some_and(|access| access.exclusive),
             shared: access.is_some_and(|access| !access.exclusive && !access.truncate),
             opener: process,

@@ -21,7 +21,7 @@ pub struct Caller {
 pub struct Process {
     /// Thread group id.
     pub pid: u32,
-    /// Start time, in clock ticks since boot.
+    /// When it started, on a scale that only grows: a birth number, or clock ticks since boot.
     pub started: u64,
 }
 
@@ -29,7 +29,7 @@ pub struct Process {
 /// started in its tick are told apart by their numbers, which are given in order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moment {
-    /// On the clock of [`Process::started`].
+    /// On the scale of [`Process::started`].
     pub tick: u64,
     /// Number of the process or thread that was started last.
     pub last_pid: u32,

@@ -205,6 +205,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     /// Publishes `draft` under `to`, in one step.
     pub(super) fn publish(&self, draft: &Draft<D>, to: &Place<D>) -> io::Result<()> {
         self.make_durable(draft)?;
+        self.keep_appended(draft, to);
         if !self.place_new(draft, to)? {
             let staged = self.name_staged(draft, to)?;
             let from = match &staged {
@@ -238,6 +239,32 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         Ok(())
     }
 
+    /// Somebody has the version that is about to be replaced open for append: what he wrote, and
+    /// will write, is kept in salvage, as the same file.
+    fn keep_appended(&self, draft: &Draft<D>, to: &Place<D>) {
+        let Ok(Some(stat)) = self.disk.stat(&to.dir, to.name()) else {
+            return;
+        };
+        if !self.is_appended(stat.id) {
+            return;
+        }
+        let Some(salvage) = &self.salvage else { return };
+        let what = Description {
+            path: Some(draft.path.clone()),
+            ..Description::unknown(Reason::AppendedTo)
+        };
+        let kept = self
+            .disk
+            .open(&to.dir, to.name(), false)
+            .and_then(|file| salvage.link(&file, &what));
+        if let Err(error) = kept {
+            log::error!(
+                "{}: appended version not kept: {error}",
+                draft.path.display()
+            );
+        }
+    }
+
     /// Gives a draft without any name its final one directly, where nothing has that name.
     fn place_new(&self, draft: &Draft<D>, to: &Place<D>) -> io::Result<bool> {
         let name = draft.name();
@@ -251,8 +278,10 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Waits for the content, as the durability says.
+    /// Waits for the content, as the durability says. A failure poisons: the system tells it once.
     fn make_durable(&self, draft: &Draft<D>) -> io::Result<()> {
+        // Whoever finds the draft clean may publish it: so nobody looks while somebody waits.
+        let _one_at_a_time = draft.syncing();
         if !draft.take_dirty() {
             return Ok(());
         }
@@ -261,8 +290,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             Durability::Ordered => self.disk.wait_for_data(&draft.file),
             Durability::Full => self.disk.sync(&draft.file),
         };
-        if waited.is_err() {
+        if let Err(error) = &waited {
             draft.set_dirty();
+            draft.poison(error);
         }
         waited
     }

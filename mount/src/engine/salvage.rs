@@ -44,6 +44,8 @@ pub enum Reason {
     Unpublishable,
     /// The mount died while it was open.
     MountDied,
+    /// It was a published version, replaced while somebody had it open for append.
+    AppendedTo,
 }
 
 impl Reason {
@@ -54,6 +56,7 @@ impl Reason {
             Reason::WriteError => "a write to it failed",
             Reason::NameTaken => "its name was removed or replaced while it was open",
             Reason::Unpublishable => "it could not be put in place",
+            Reason::AppendedTo => "it was replaced while somebody appended to it",
             Reason::MountDied => "the mount ended while it was open",
         }
     }

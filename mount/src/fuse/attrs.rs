@@ -116,6 +116,7 @@ impl Fs {
             .and_then(|id| self.handles.get(id))
             .filter(|handle| handle.writable);
         if let Some(handle) = open {
+            self.changed_by(caller, &handle);
             return self.truncate(&handle, len);
         }
         if let Some(draft) = self.tree.draft(node)
@@ -150,8 +151,18 @@ impl Fs {
         if self.tree.draft(node).is_some() {
             return Vec::new();
         }
-        let slot = self.tree.nodes().slot(node);
-        slot.map_or_else(Vec::new, |slot| self.engine.rewrites_of(&slot))
+        // Only of what stands under the name now: the owner of an old version, through a handle that
+        // is still open, has no say in what replaces the present one.
+        let id = self.tree.nodes().get(node).map(|node| node.id);
+        let Ok(place) = self.tree.place_of(node) else {
+            return Vec::new();
+        };
+        match attr::of_name(&*place.dir, place.name()) {
+            Ok(stat) if Some(attr::id(&stat)) == id => {
+                self.engine.rewrites_of(&place.slot, attr::id(&stat))
+            }
+            _ => Vec::new(),
+        }
     }
 
     /// What is known of the file system.
@@ -179,15 +190,26 @@ impl Fs {
     }
 
     /// The names of the extended attributes, as [`getxattr`](Self::getxattr) gives a value.
-    pub fn listxattr(&self, node: u64, size: u32) -> io::Result<(usize, Vec<u8>)> {
+    pub fn listxattr(&self, caller: Caller, node: u64, size: u32) -> io::Result<(usize, Vec<u8>)> {
         let reach = self.tree.reach(node)?;
-        if size == 0 {
-            return Ok((rustix::fs::listxattr_query(reach.path())?, Vec::new()));
+        let mut names = vec![0; rustix::fs::listxattr_query(reach.path())?];
+        if !names.is_empty() {
+            let len = rustix::fs::listxattr(reach.path(), names.as_mut_slice())?;
+            names.truncate(len);
         }
-        let mut names = vec![0; size as usize];
-        let len = rustix::fs::listxattr(reach.path(), names.as_mut_slice())?;
-        names.truncate(len.min(size as usize));
-        Ok((len, names))
+        if caller.uid != 0 {
+            // xattr(7): those are for processes with CAP_SYS_ADMIN only.
+            let open = names.split_inclusive(|byte| *byte == 0);
+            names = open
+                .filter(|name| !name.starts_with(b"trusted."))
+                .flatten()
+                .copied()
+                .collect();
+        }
+        if size != 0 && names.len() > size as usize {
+            return Err(io::Error::from_raw_os_error(libc::ERANGE));
+        }
+        Ok((names.len(), names))
     }
 
     /// Sets an extended attribute, of the published version and of its drafts.

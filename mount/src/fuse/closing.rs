@@ -99,8 +99,13 @@ impl Fs {
     pub fn close_all(self: &Arc<Self>) {
         for handle in self.handles.take_all() {
             if let Target::Writer(writer) = &handle.target {
-                // Who still writes has not finished: that is no version.
-                writer.draft.state().last_killed = true;
+                // Its last close may have been heard of while the word of its release was lost with
+                // the mount; who has not closed it at all has not finished: that is no version.
+                let closed =
+                    writer.opener_closed.load(Ordering::Acquire) && !writer.draft.is_dirty();
+                if !closed {
+                    writer.draft.state().last_killed = true;
+                }
                 if self.engine.detach(writer) {
                     self.settle_in_turn(writer.draft.clone());
                 }

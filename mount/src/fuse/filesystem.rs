@@ -339,7 +339,7 @@ impl Filesystem for Adapter {
             // Published by then, in all likelihood; else the open says that there is no such file.
             Some(draft) => self.0.aside(move |fs| {
                 draft.wait_until_settled(draft.closing_for());
-                open(fs);
+                fs.queue(claim.unwrap_or_default(), open);
             }),
         }
     }
@@ -587,10 +587,11 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn listxattr(&self, _request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+    fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        let caller = caller(request);
         let claim = self.0.look(node.0);
         self.0.inline(claim, move |fs| {
-            send_xattr(reply, size, fs.listxattr(node.0, size))
+            send_xattr(reply, size, fs.listxattr(caller, node.0, size))
         });
     }
 
@@ -664,7 +665,7 @@ impl Filesystem for Adapter {
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -672,10 +673,12 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let caller = caller(request);
         match self.0.file_handle(handle.0) {
-            Ok(handle) => self
-                .0
-                .aside(move |fs| send_empty(reply, fs.fallocate(&handle, offset, length, mode))),
+            Ok(handle) => self.0.aside(move |fs| {
+                fs.changed_by(caller, &handle);
+                send_empty(reply, fs.fallocate(&handle, offset, length, mode));
+            }),
             Err(error) => reply.error(errno(&error)),
         }
     }
@@ -701,7 +704,7 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         _from: INodeNo,
         from_handle: FileHandle,
         from_offset: u64,
@@ -712,12 +715,14 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let caller = caller(request);
         let both = self
             .0
             .file_handle(from_handle.0)
             .and_then(|from| Ok((from, self.0.file_handle(to_handle.0)?)));
         match both {
             Ok((from, to)) => self.0.aside(move |fs| {
+                fs.changed_by(caller, &to);
                 send_written(
                     reply,
                     fs.copy_range((&from, from_offset), (&to, to_offset), len),

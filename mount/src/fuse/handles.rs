@@ -45,8 +45,6 @@ pub struct Handle {
     pub opener: Option<Process>,
     /// The lock table it locked in first.
     pub table: OnceLock<Arc<Table>>,
-    /// Whether suid, sgid and capabilities are known to be gone.
-    pub unprivileged: AtomicBool,
     /// Whether anything was written through it.
     pub written: AtomicBool,
     /// Whether it is noted as an in-place file with byte-range locks.
@@ -106,7 +104,6 @@ impl Handles {
             writable: new.writable,
             opener: new.opener,
             table: OnceLock::new(),
-            unprivileged: AtomicBool::new(false),
             written: AtomicBool::new(false),
             locked_in_place: AtomicBool::new(false),
         });

@@ -11,6 +11,7 @@ use super::attr;
 use super::errno::stale;
 use super::fs::Fs;
 use super::handles::Handle;
+use crate::engine::process::Caller;
 
 /// How much one COPY_FILE_RANGE request copies at most; programs ask again for the rest. It
 /// keeps a thread busy for a bounded time.
@@ -68,16 +69,18 @@ impl Fs {
             self.drop_privileges(handle);
         }
         let end = offset.saturating_add(data.len() as u64);
+        // Kept from try to try: what an append has written once must not be written again.
+        let written = std::cell::Cell::new(0);
         self.changing(handle, end, Failure::LosesContent, |file| {
-            let mut written = 0;
-            while written < data.len() {
+            while written.get() < data.len() {
+                let at = offset + written.get() as u64;
                 match self
                     .engine
                     .disk
-                    .write_at(file, &data[written..], offset + written as u64)?
+                    .write_at(file, &data[written.get()..], at)?
                 {
                     0 => return Err(io::ErrorKind::WriteZero.into()),
-                    count => written += count,
+                    count => written.set(written.get() + count),
                 }
             }
             if handle.synchronous {
@@ -101,10 +104,8 @@ impl Fs {
         let file = handle.file().ok_or_else(stale)?;
         let mut done = change(file);
         while let Err(error) = &done
-            && matches!(
-                error.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            )
+            && failure == Failure::LosesContent
+            && error.kind() == io::ErrorKind::StorageFull
             && self.make_room()
         {
             done = change(file);
@@ -124,6 +125,13 @@ impl Fs {
         done
     }
 
+    /// `caller` is about to change the content of `handle`'s file other than by a write.
+    pub fn changed_by(&self, caller: Caller, handle: &Handle) {
+        if caller.uid != 0 {
+            self.drop_privileges(handle);
+        }
+    }
+
     /// Gives back space that nobody was promised. Whether there was any.
     fn make_room(&self) -> bool {
         let salvage = self.engine.salvage.as_ref();
@@ -133,8 +141,8 @@ impl Fs {
     /// Clears suid, sgid and capabilities of a file that somebody without privileges writes,
     /// as the kernel would on its own file systems (FUSE_HANDLE_KILLPRIV_V2 leaves it to the server).
     pub fn drop_privileges(&self, handle: &Handle) {
-        if handle.unprivileged.swap(true, Ordering::AcqRel) {
-            return;
+        if self.uid != 0 {
+            return; // The kernel below does it.
         }
         if let Some(file) = handle.file()
             && let Ok(stat) = attr::of_file(file)

@@ -1,5 +1,5 @@
-//! What this process may use: as many descriptors as the system grants, and nothing of the
-//! disk that is reserved for root.
+//! What this process may use: as many descriptors as the system grants, files of any length,
+//! and, as far as that is decided by a capability, nothing of the disk that is reserved for root.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
@@ -10,9 +10,25 @@ const DESCRIPTORS: u64 = 1 << 20;
 /// Call it before other threads are started: they inherit what it sets.
 pub fn prepare() {
     raise_descriptor_limit();
+    allow_long_files();
     if let Err(error) = give_up_reserved_blocks() {
         log::debug!("CAP_SYS_RESOURCE stays: {error}");
     }
+}
+
+/// The limit on file sizes of whoever started this process is not that of those it writes for,
+/// and its signal (SIGXFSZ) would end the mount: a write that is too long is EFBIG.
+fn allow_long_files() {
+    let limit = getrlimit(Resource::Fsize);
+    let _ = setrlimit(
+        Resource::Fsize,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
+    // SAFETY: ignoring a signal runs no code of ours.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 fn raise_descriptor_limit() {
@@ -30,7 +46,8 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Without CAP_SYS_RESOURCE this process gets ENOSPC where the users that it writes for would.
+/// Without CAP_SYS_RESOURCE this process gets EDQUOT where the users that it writes for would. (What
+/// ext4 reserves for user 0 is still open to a mount that runs as root.)
 fn give_up_reserved_blocks() -> std::io::Result<()> {
     let mut sets = capabilities(None)?;
     sets.effective.remove(CapabilitySet::SYS_RESOURCE);

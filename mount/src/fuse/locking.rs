@@ -107,15 +107,6 @@ impl Fs {
         self.locks.existing(&self.lock_key(handle))
     }
 
-    /// Whether somebody may have locks on the file that `node` is.
-    pub fn is_locked(&self, node: u64) -> bool {
-        if self.locks.is_empty() {
-            return false;
-        }
-        let slot = self.tree.nodes().slot(node);
-        slot.is_none_or(|slot| self.locks.existing(&slot).is_some())
-    }
-
     fn lock_key(&self, handle: &Handle) -> SlotKey {
         if let Some(writer) = handle.writer() {
             return writer.draft.place.slot.clone();

@@ -136,11 +136,7 @@ impl Fs {
         if wanted.truncate && caller.uid != 0 {
             self.drop_privileges(&handle);
         }
-        let mut flags = FopenFlags::FOPEN_KEEP_CACHE;
-        // Its close means nothing, unless its process has fcntl locks on the file: any close ends them.
-        if wanted.read_only && !self.is_locked(node) {
-            flags |= FopenFlags::FOPEN_NOFLUSH;
-        }
+        let flags = FopenFlags::FOPEN_KEEP_CACHE;
         Opened {
             handle: handle.id,
             flags,
@@ -194,7 +190,12 @@ impl Fs {
             .is_some_and(|other| other.id == draft.id);
         let writer = self.engine.attach(draft, caller, promised);
         if access(flags).truncate && draft.is_written() {
-            self.engine.disk.set_len(&draft.file, 0)?;
+            if let Err(error) = self.engine.disk.set_len(&draft.file, 0) {
+                if self.engine.detach(&writer) {
+                    self.settle_in_turn(draft.clone());
+                }
+                return Err(error);
+            }
             draft.note_written(0);
         }
         let handle = self.add_handle(caller, node, Target::Writer(writer), flags);
@@ -350,7 +351,9 @@ impl Fs {
         stat: &Statx,
         flags: OFlags,
     ) -> io::Result<(Entry, Opened)> {
-        if attr::kind(stat) != Kind::File {
+        // The kernel has checked nothing of this file: whoever might not open it must come by OPEN.
+        let own = stat.stx_uid == caller.uid && stat.stx_mode & 0o600 == 0o600;
+        if attr::kind(stat) != Kind::File || !(caller.uid == 0 || own) {
             return Err(stale());
         }
         let mut entry = self.entry(caller, parent, place.name(), stat, true);

@@ -1,13 +1,16 @@
-//! Processes as Linux shows them in `/proc`.
+//! Processes as Linux shows them: in `/proc`, and by their pidfds.
 //!
-//! Only files that can be read without touching the memory of the process or
-//! any file system are used: `stat`, `status` and the link `exe` (read, never
-//! followed: the program may lie in the very mount that is asking).
+//! Some files of `/proc/PID` (`stat`, `exe`, `syscall`) wait, on recent kernels, for an exec of
+//! that process to be over; and an exec closes descriptors, which waits for this mount. So they are
+//! read only of a process that is known not to be in exec: the caller of a request for a name (it
+//! is in that call), and a task that has given up its memory (it is exiting). What is asked of
+//! others is in `status` and in the numbers of their pidfds, which wait for nobody.
 
-use std::ffi::OsString;
 use std::fs;
 use std::io::Read;
+use std::sync::OnceLock;
 
+use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::engine::process::{Fate, Image, Moment, Process, Processes};
@@ -31,8 +34,6 @@ pub struct ProcFs;
 
 /// The fields of `/proc/PID/stat` that matter, see proc_pid_stat(5).
 struct Stat {
-    comm: String,
-    parent: u32,
     flags: u64,
     started: u64,
     stack: u64,
@@ -58,14 +59,11 @@ fn stat(pid: u32) -> Option<Stat> {
 
 fn parse_stat(text: &str) -> Option<Stat> {
     // The name stands in parentheses and may itself hold parentheses and spaces.
-    let (head, tail) = (text.find('(')?, text.rfind(')')?);
-    let comm = text.get(head + 1..tail)?.to_owned();
+    let tail = text.rfind(')')?;
     let fields: Vec<&str> = text.get(tail + 1..)?.split_ascii_whitespace().collect();
     // fields[0] is field 3 of the manual.
     let field = |number: usize| fields.get(number - 3)?.parse::<u64>().ok();
     Some(Stat {
-        comm,
-        parent: field(4)? as u32,
         flags: field(9)?,
         started: field(22)?,
         stack: field(28)?,
@@ -103,18 +101,78 @@ pub fn system_call_of(tid: u32) -> Option<i64> {
     text.split_ascii_whitespace().next()?.parse().ok()
 }
 
+/// `PID_FS_MAGIC` of the kernel's `uapi/linux/magic.h`.
+const PIDFS: i64 = 0x5049_4446;
+
+/// A number for the process or thread `pid` that no later one gets, in the order in which they were
+/// started: its pidfd's inode. `None` if it is gone, or before Linux 6.9.
+fn birth_number(pid: u32, thread: bool) -> Option<u64> {
+    // PIDFD_THREAD of `uapi/linux/pidfd.h`.
+    let flags = if thread { OFlags::EXCL.bits() } else { 0 };
+    let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
+    let fd = pidfd_open(pid, PidfdFlags::from_bits_retain(flags)).ok()?;
+    let kind = rustix::fs::fstatfs(&fd).ok()?.f_type;
+    (kind as i64 == PIDFS).then_some(())?;
+    Some(rustix::fs::fstat(&fd).ok()?.st_ino)
+}
+
+fn has_birth_numbers() -> bool {
+    static KNOWN: OnceLock<bool> = OnceLock::new();
+    *KNOWN.get_or_init(|| birth_number(std::process::id(), false).is_some())
+}
+
+/// The process with number `pid`.
+fn process(pid: u32) -> Option<Process> {
+    let started = if has_birth_numbers() {
+        birth_number(pid, false)?
+    } else {
+        stat(pid)?.started
+    };
+    Some(Process { pid, started })
+}
+
+fn status_of(tid: u32) -> Option<String> {
+    read_short(&format!("/proc/{tid}/status"))
+}
+
+/// The number of the process or thread that was started last, by a number or a name.
+fn last_started() -> Option<u32> {
+    // The last field of /proc/loadavg, see proc_loadavg(5).
+    read_short("/proc/loadavg")?
+        .split_ascii_whitespace()
+        .next_back()?
+        .parse()
+        .ok()
+}
+
+/// The present by birth numbers: that of the youngest task there is, or of one made for it.
+fn newest_birth() -> Option<u64> {
+    last_started()
+        .and_then(|tid| birth_number(tid, true))
+        .or_else(|| {
+            let made = std::thread::spawn(|| {
+                birth_number(rustix::thread::gettid().as_raw_nonzero().get() as u32, true)
+            });
+            made.join().ok()?
+        })
+}
+
 impl Processes for ProcFs {
     fn now(&self) -> Moment {
+        if has_birth_numbers() {
+            // Unknown: whoever there is counts as a stranger.
+            let tick = newest_birth().unwrap_or(u64::MAX);
+            return Moment {
+                tick,
+                last_pid: u32::MAX,
+            };
+        }
         let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
         let per_second = rustix::param::clock_ticks_per_second();
         let (seconds, nanoseconds) = (since_boot.tv_sec as u64, since_boot.tv_nsec as u64);
-        // The last field of /proc/loadavg, see proc_loadavg(5).
-        let last_pid = read_short("/proc/loadavg")
-            .and_then(|text| text.split_ascii_whitespace().next_back()?.parse().ok());
         Moment {
             tick: seconds * per_second + nanoseconds * per_second / 1_000_000_000,
-            // Unknown: whoever started in this tick is taken for a stranger.
-            last_pid: last_pid.unwrap_or(u32::MAX),
+            last_pid: last_started().unwrap_or(u32::MAX),
         }
     }
 
@@ -122,34 +180,32 @@ impl Processes for ProcFs {
         if tid == 0 {
             return None;
         }
-        let pid = group_of(tid)?;
-        Some(Process {
-            pid,
-            started: stat(pid)?.started,
-        })
+        process(group_of(tid)?)
     }
 
     fn parent(&self, pid: u32) -> Option<Process> {
-        let parent = stat(pid)?.parent;
-        if parent == 0 {
-            return None;
-        }
-        Some(Process {
-            pid: parent,
-            started: stat(parent)?.started,
-        })
+        let parent = status_field(&status_of(pid)?, "PPid")?.parse().ok()?;
+        if parent == 0 { None } else { process(parent) }
     }
 
+    /// Of the process whose request is being answered only: see the top of this file.
     fn image(&self, pid: u32) -> Option<Image> {
+        // 0 where this process may not look.
         let stack = stat(pid)?.stack;
+        if stack == 0 {
+            return None;
+        }
         let program = fs::read_link(format!("/proc/{pid}/exe"))
-            .map(std::path::PathBuf::into_os_string)
-            .unwrap_or_else(|_| OsString::new());
+            .ok()?
+            .into_os_string();
         Some(Image { stack, program })
     }
 
     fn fate(&self, tid: u32) -> Fate {
-        match stat(tid) {
+        // A task gives up its memory before it closes its files; one in exec has memory.
+        let exiting =
+            status_of(tid).is_some_and(|status| status_field(&status, "VmSize").is_none());
+        match exiting.then(|| stat(tid)).flatten() {
             Some(stat) if stat.flags & PF_EXITING != 0 && stat.exit_code & 0x7f != 0 => {
                 Fate::Killed
             }
@@ -157,9 +213,9 @@ impl Processes for ProcFs {
         }
     }
 
-    fn alive(&self, process: Process) -> bool {
-        stat(process.pid)
-            .is_some_and(|stat| stat.started == process.started && stat.flags & PF_EXITING == 0)
+    fn alive(&self, known: Process) -> bool {
+        process(known.pid) == Some(known)
+            && status_of(known.pid).is_some_and(|status| status_field(&status, "VmSize").is_some())
     }
 
     fn signalled(&self, tid: u32) -> bool {
@@ -192,7 +248,7 @@ impl Processes for ProcFs {
     }
 
     fn name(&self, pid: u32) -> Option<String> {
-        stat(pid).map(|stat| stat.comm)
+        status_field(&status_of(pid)?, "Name").map(str::to_owned)
     }
 }
 
@@ -205,8 +261,7 @@ mod tests {
         let numbers: Vec<String> = (4..=52).map(|n| n.to_string()).collect();
         let line = format!("17 (a) b (c)) S {}", numbers.join(" "));
         let stat = parse_stat(&line).expect("a stat line");
-        assert_eq!(stat.comm, "a) b (c)");
-        assert_eq!((stat.parent, stat.flags, stat.started), (4, 9, 22));
+        assert_eq!((stat.flags, stat.started), (9, 22));
         assert_eq!((stat.stack, stat.exit_code), (28, 52));
     }
 

@@ -19,6 +19,9 @@ use crate::engine::slot::SlotKey;
 /// A thread that was not killed comes back long before this.
 const LIFETIME: Duration = Duration::from_secs(1);
 
+/// However slow.
+const LONGEST: Duration = Duration::from_secs(30);
+
 type SharedDraft = Arc<Draft<SystemDisk>>;
 
 struct Promise {
@@ -86,8 +89,11 @@ impl Promises {
         }
         let mut map = self.lock();
         let mut broken = Vec::new();
-        map.retain(|_, promise| {
-            let alive = promise.made.elapsed() < LIFETIME;
+        map.retain(|(tid, _), promise| {
+            // A thread that is held up comes back; one that was killed does not.
+            let there = || std::path::Path::new(&format!("/proc/{tid}")).exists();
+            let age = promise.made.elapsed();
+            let alive = age < LIFETIME || (age < LONGEST && there());
             if !alive {
                 broken.push(promise.draft.clone());
             }

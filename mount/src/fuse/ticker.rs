@@ -1,6 +1,7 @@
 //! What has to be looked at from time to time: promises that nobody keeps, waiters that got a
 //! signal, drafts that have become old, superseded versions.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
@@ -51,12 +52,17 @@ fn run(fs: &Weak<Fs>, stopped: &Receiver<()>) {
     let mut pause = OTHERWISE;
     while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
         let Some(fs) = fs.upgrade() else { return };
-        for draft in fs.promises.expired() {
-            fs.promise_broken(&draft);
+        let round = catch_unwind(AssertUnwindSafe(|| {
+            for draft in fs.promises.expired() {
+                fs.promise_broken(&draft);
+            }
+            fs.tree.forget_superseded();
+            fs.second_looks.forget_old();
+        }));
+        if round.is_err() {
+            log::error!("a round of upkeep panicked");
         }
-        fs.engine.secure_old();
-        fs.tree.forget_superseded();
-        fs.second_looks.forget_old();
+        fs.aside(|fs| fs.engine.secure_old());
         pause = if fs.locks.anyone_waiting() {
             fs.locks.look_for_signals(&fs.engine.processes);
             WHILE_WAITING

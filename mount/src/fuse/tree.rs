@@ -25,6 +25,9 @@ pub type Dir = <SystemDisk as Disk>::Dir;
 /// How many directories are kept open. Files are not: they would keep deleted ones alive.
 const OPEN_DIRECTORIES: usize = 512;
 
+/// How deep a directory may lie.
+const DEEPEST: usize = 1 << 20;
+
 /// How long a superseded version is kept for somebody who was just told of it.
 const SUPERSEDED_FOR: Duration = Duration::from_secs(1);
 
@@ -91,26 +94,32 @@ impl Tree {
     /// # Errors
     /// ESTALE where it is no longer where it was last seen: the kernel looks again.
     pub fn dir(&self, node: u64) -> io::Result<Arc<Dir>> {
-        if node == ROOT {
-            return Ok(self.root.clone());
-        }
-        if let Some(dir) = self.cached(node) {
-            return Ok(dir);
-        }
-        let (parent, name, id) = {
+        // Up to the first one that is open, then down: trees are deeper than stacks.
+        let mut missing = Vec::new();
+        let mut at = node;
+        let mut dir = loop {
+            if at == ROOT {
+                break self.root.clone();
+            }
+            if let Some(dir) = self.cached(at) {
+                break dir;
+            }
             let nodes = self.nodes();
-            let found = nodes.get(node).ok_or_else(stale)?;
-            (found.parent, found.name.clone(), found.id)
+            let found = nodes.get(at).ok_or_else(stale)?;
+            missing.push((at, found.name.clone(), found.id));
+            at = found.parent;
+            if missing.len() > DEEPEST {
+                return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
+            }
         };
-        let above = self.dir(parent)?;
-        let dir = SystemDisk
-            .open_subdir(&above, &name)
-            .map_err(gone_is_stale)?;
-        if attr::id(&attr::of_file(&dir)?) != id {
-            return Err(stale());
+        while let Some((node, name, id)) = missing.pop() {
+            let below = SystemDisk.open_subdir(&dir, &name).map_err(gone_is_stale)?;
+            if attr::id(&attr::of_file(&below)?) != id {
+                return Err(stale());
+            }
+            dir = Arc::new(below);
+            self.cache(node, dir.clone());
         }
-        let dir = Arc::new(dir);
-        self.cache(node, dir.clone());
         Ok(dir)
     }
 
@@ -317,7 +326,9 @@ impl Tree {
                 .superseded
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
-            if kept.len() < MOST_SUPERSEDED {
+            // The oldest is the one that is least likely to be opened yet.
+            let _dropped = (kept.len() >= MOST_SUPERSEDED).then(|| kept.remove(0));
+            {
                 kept.push(Superseded {
                     node,
                     file: Arc::new(file),
@@ -333,7 +344,12 @@ impl Tree {
             .superseded
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let found = kept.iter().find(|kept| kept.node == node)?.file.clone();
+        let found = kept
+            .iter()
+            .rev()
+            .find(|kept| kept.node == node)?
+            .file
+            .clone();
         drop(kept);
         File::open(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()
     }
