@@ -8,7 +8,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -147,14 +147,25 @@ fn last_started() -> Option<u32> {
 
 /// The present by birth numbers: that of the youngest task there is, or of one made for it.
 fn newest_birth() -> Option<u64> {
-    last_started()
-        .and_then(|tid| birth_number(tid, true))
-        .or_else(|| {
-            let made = std::thread::spawn(|| {
-                birth_number(rustix::thread::gettid().as_raw_nonzero().get() as u32, true)
-            });
-            made.join().ok()?
-        })
+    // While no task was started since, the present is the same. It takes the start of as many
+    // tasks as there are numbers for one to come up again, between two calls.
+    static LAST: Mutex<Option<(u32, u64)>> = Mutex::new(None);
+    let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+    let tid = last_started()?;
+    if let Some((known, birth)) = *last
+        && known == tid
+    {
+        return Some(birth);
+    }
+    let found = birth_number(tid, true).map(|birth| (tid, birth));
+    *last = found.or_else(|| {
+        let made = std::thread::spawn(|| {
+            let tid = rustix::thread::gettid().as_raw_nonzero().get() as u32;
+            birth_number(tid, true).map(|birth| (tid, birth))
+        });
+        made.join().ok()?
+    });
+    last.map(|(_, birth)| birth)
 }
 
 impl Processes for ProcFs {
