@@ -191,6 +191,12 @@ impl Processes for ProcFs {
         if tid == 0 {
             return None;
         }
+        // Most callers are the first thread of their process: then one pidfd says it all.
+        if has_birth_numbers()
+            && let Some(started) = birth_number(tid, false)
+        {
+            return Some(Process { pid: tid, started });
+        }
         process(group_of(tid)?)
     }
 
