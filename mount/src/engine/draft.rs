@@ -78,6 +78,15 @@ pub struct DraftState {
     pub closed: Option<Instant>,
 }
 
+impl DraftState {
+    /// Whether nobody has it open or was promised it, and what becomes of it is to be decided.
+    pub fn is_unclaimed(&self) -> bool {
+        self.writers == 0
+            && self.promises == 0
+            && !matches!(self.phase, Phase::Published | Phase::Gone)
+    }
+}
+
 /// How long after that a reader is made to wait for the publish rather than told that there is
 /// no such file: watchers hear of the close (IN_CLOSE_WRITE) before the mount does.
 pub const CLOSING_WINDOW: Duration = Duration::from_millis(20);

@@ -308,14 +308,6 @@ impl Locks {
         unpoisoned(&table.state).conflict(request)
     }
 
-    /// Whether this owner holds any lock in `table`.
-    pub fn holds_any(&self, table: &Table, handle: u64) -> bool {
-        unpoisoned(&table.state)
-            .held
-            .iter()
-            .any(|held| held.handle == handle)
-    }
-
     /// A process closed a descriptor: its fcntl locks on the file end, as POSIX says.
     pub fn closed(&self, table: &Table, owner: u64) {
         self.drop_locks(table, |held| {

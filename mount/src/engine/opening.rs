@@ -380,9 +380,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     pub fn break_promise(&self, draft: &Draft<D>) -> bool {
         let mut state = draft.state();
         state.promises = state.promises.saturating_sub(1);
-        state.promises == 0
-            && state.writers == 0
-            && !matches!(state.phase, Phase::Published | Phase::Gone)
+        state.is_unclaimed()
     }
 
     /// Opens `draft` for writing. `promised` says that this keeps a promise.

@@ -8,6 +8,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
@@ -69,19 +70,13 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         }
     }
 
-    /// Secures the drafts that have become old.
-    pub fn secure_old(&self) {
-        let old: Vec<_> = self
-            .slots()
+    /// The drafts that have become old enough to be [secured](Self::secure).
+    pub fn old_drafts(&self) -> Vec<Arc<Draft<D>>> {
+        let slots = self.slots();
+        let old = slots
             .all()
-            .filter(|draft| draft.is_written() && draft.opened.elapsed() >= SECURED_AGE)
-            .cloned()
-            .collect();
-        for draft in old {
-            if draft.phase() == Phase::Private {
-                self.secure(&draft);
-            }
-        }
+            .filter(|draft| draft.is_written() && draft.opened.elapsed() >= SECURED_AGE);
+        old.cloned().collect()
     }
 
     /// A descriptor of `writer` is being closed by `caller`. Whether the draft has to be
@@ -145,9 +140,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     pub fn detach(&self, writer: &Writer<D>) -> bool {
         let mut state = writer.draft.state();
         state.writers = state.writers.saturating_sub(1);
-        state.writers == 0
-            && state.promises == 0
-            && !matches!(state.phase, Phase::Published | Phase::Gone)
+        state.is_unclaimed()
     }
 
     /// Decides what becomes of a draft that nobody has open any more, and does it.

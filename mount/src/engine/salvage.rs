@@ -210,7 +210,7 @@ impl<D: Disk> Salvage<D> {
 
     fn note(&self, dir: &D::Dir, id: &OsStr, what: &Description) -> io::Result<()> {
         let file = self.disk.create_new(dir, &note_of(id), 0o600)?;
-        staging::write_all(&*self.disk, &file, &what.to_json())
+        staging::write_all(&*self.disk, &file, &what.to_json(), 0)
     }
 
     fn dir(&self) -> Option<D::Dir> {

@@ -108,13 +108,6 @@ impl<D: Disk> Slots<D> {
         }
     }
 
-    /// Takes all drafts out of a slot, because something else has taken their name.
-    pub fn take_all(&mut self, slot: &SlotKey) -> Vec<Arc<Draft<D>>> {
-        self.map
-            .remove(slot)
-            .map_or_else(Vec::new, |slot| slot.drafts)
-    }
-
     /// Remembers that a version was published, for the drafts that are older.
     pub fn note_published(&mut self, slot: &SlotKey, exclusive: bool) {
         if let Some(slot) = self.map.get_mut(slot) {

@@ -171,7 +171,7 @@ impl<D: Disk> Session<D> {
         let written = self
             .disk
             .create_new(&self.dir, &note_of(name), 0o600)
-            .and_then(|file| write_all(&*self.disk, &file, &description.to_json()));
+            .and_then(|file| write_all(&*self.disk, &file, &description.to_json(), 0));
         if let Err(error) = written {
             log::debug!("note of a staged draft: {error}");
         }
@@ -344,8 +344,13 @@ pub fn is_hidden(in_root: bool, name: &OsStr) -> bool {
             .starts_with(HIDDEN_PREFIX.as_bytes())
 }
 
-pub(super) fn write_all<D: Disk>(disk: &D, file: &D::File, mut data: &[u8]) -> io::Result<()> {
-    let mut offset = 0;
+/// Writes all of `data` at `offset`.
+pub(super) fn write_all<D: Disk>(
+    disk: &D,
+    file: &D::File,
+    mut data: &[u8],
+    mut offset: u64,
+) -> io::Result<()> {
     while !data.is_empty() {
         let written = disk.write_at(file, data, offset)?;
         if written == 0 {
@@ -365,13 +370,7 @@ pub(super) fn copy_all<D: Disk>(disk: &D, from: &D::File, to: &D::File) -> io::R
         if read == 0 {
             return Ok(());
         }
-        let mut written = 0;
-        while written < read {
-            match disk.write_at(to, &buffer[written..read], offset + written as u64)? {
-                0 => return Err(io::ErrorKind::WriteZero.into()),
-                count => written += count,
-            }
-        }
+        write_all(disk, to, &buffer[..read], offset)?;
         offset += read as u64;
     }
 }

@@ -45,8 +45,6 @@ pub struct Handle {
     pub opener: Option<Process>,
     /// The lock table it locked in first.
     pub table: OnceLock<Arc<Table>>,
-    /// Whether anything was written through it.
-    pub written: AtomicBool,
     /// Whether it is noted as an in-place file with byte-range locks.
     pub locked_in_place: AtomicBool,
 }
@@ -104,7 +102,6 @@ impl Handles {
             writable: new.writable,
             opener: new.opener,
             table: OnceLock::new(),
-            written: AtomicBool::new(false),
             locked_in_place: AtomicBool::new(false),
         });
         self.map

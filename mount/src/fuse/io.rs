@@ -1,7 +1,6 @@
 //! READ, WRITE, FALLOCATE, LSEEK and COPY_FILE_RANGE.
 
 use std::io;
-use std::sync::atomic::Ordering;
 
 use polystore::disk::Disk;
 use rustix::fs::{FallocateFlags, SeekFrom};
@@ -110,7 +109,6 @@ impl Fs {
         {
             done = change(file);
         }
-        handle.written.store(true, Ordering::Release);
         if let Some(writer) = handle.writer() {
             match &done {
                 Ok(()) => self.engine.wrote(&writer.draft, end),

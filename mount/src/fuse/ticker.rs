@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::fs::Fs;
+use crate::engine::draft::Phase;
 
 /// How soon a waiter's signal is noticed.
 const WHILE_WAITING: Duration = Duration::from_millis(50);
@@ -62,7 +63,14 @@ fn run(fs: &Weak<Fs>, stopped: &Receiver<()>) {
         if round.is_err() {
             log::error!("a round of upkeep panicked");
         }
-        fs.aside(|fs| fs.engine.secure_old());
+        let old = fs.engine.old_drafts();
+        if !old.is_empty() {
+            fs.aside(move |fs| {
+                for draft in old.iter().filter(|draft| draft.phase() == Phase::Private) {
+                    fs.engine.secure(draft);
+                }
+            });
+        }
         pause = if fs.locks.anyone_waiting() {
             fs.locks.look_for_signals(&fs.engine.processes);
             WHILE_WAITING

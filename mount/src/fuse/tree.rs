@@ -328,13 +328,11 @@ impl Tree {
                 .unwrap_or_else(PoisonError::into_inner);
             // The oldest is the one that is least likely to be opened yet.
             let _dropped = (kept.len() >= MOST_SUPERSEDED).then(|| kept.remove(0));
-            {
-                kept.push(Superseded {
-                    node,
-                    file: Arc::new(file),
-                    since: Instant::now(),
-                });
-            }
+            kept.push(Superseded {
+                node,
+                file: Arc::new(file),
+                since: Instant::now(),
+            });
         }
     }
 
@@ -351,7 +349,7 @@ impl Tree {
             .file
             .clone();
         drop(kept);
-        File::open(format!("/proc/self/fd/{}", found.as_raw_fd())).ok()
+        File::open(path_of(found.as_fd())).ok()
     }
 
     /// Lets go of superseded versions that have been kept long enough.
