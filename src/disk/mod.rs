@@ -140,6 +140,12 @@ pub trait Disk: Send + Sync + 'static {
     /// privilege or support is left out; capabilities are never copied).
     fn copy_xattrs(&self, dir: &Self::Dir, name: &OsStr, to: &Self::File) -> io::Result<()>;
 
+    /// Gives the empty file `to` the first `len` bytes of `from`, or all there are, by reference
+    /// where the file system can; holes stay holes where it can tell them.
+    fn copy_content(&self, from: &Self::File, to: &Self::File, len: u64) -> io::Result<()> {
+        copy_bytes(self, from, to, 0, len)
+    }
+
     /// Has the disk begin to write out what stands between two offsets, so that a later wait is
     /// short. Only a hint: errors come with that wait.
     fn start_writing(&self, _file: &Self::File, _from: u64, _to: u64) {}
@@ -153,4 +159,32 @@ pub trait Disk: Send + Sync + 'static {
 
     /// Tries to lock the whole file against all other open descriptions of it; `false` if somebody holds it.
     fn try_lock(&self, file: &Self::File, exclusive: bool) -> io::Result<bool>;
+}
+
+/// Copies what stands between `offset` and `end`, or the end of the file, to the same offsets of `to`.
+pub(crate) fn copy_bytes<D: Disk + ?Sized>(
+    disk: &D,
+    from: &D::File,
+    to: &D::File,
+    mut offset: u64,
+    end: u64,
+) -> io::Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    while offset < end {
+        let wanted =
+            usize::try_from(end - offset).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let read = disk.read_at(from, &mut buffer[..wanted], offset)?;
+        if read == 0 {
+            return Ok(());
+        }
+        let mut written = 0;
+        while written < read {
+            match disk.write_at(to, &buffer[written..read], offset + written as u64)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                count => written += count,
+            }
+        }
+        offset += read as u64;
+    }
+    Ok(())
 }

@@ -1,5 +1,7 @@
 //! The computer's own file systems, on Linux, macOS and other Unixes.
 
+#[cfg(target_os = "linux")]
+mod copy;
 mod data;
 #[cfg(target_os = "linux")]
 mod journal;
@@ -200,6 +202,11 @@ impl Disk for SystemDisk {
 
     fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
         file.set_len(len)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn copy_content(&self, from: &File, to: &File, len: u64) -> io::Result<()> {
+        copy::content(from, to, len)
     }
 
     fn set_ownership(&self, file: &File, owner: Ownership, mode: u32) -> io::Result<()> {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use polystore::Durability;
 use polystore::disk::{Disk, Stat};
 use polystore_mount::engine::draft::{CLOSING_WINDOW, Draft, Phase, Writer};
+use polystore_mount::engine::editing::{Content, Edit, Editor};
 use polystore_mount::engine::opening::{Access, Existing, New, Plan};
 use polystore_mount::engine::policy::Direct;
 use polystore_mount::engine::process::Processes;
@@ -68,11 +69,13 @@ pub struct World {
 pub struct Handle {
     target: Target,
     appends: bool,
+    read_only: bool,
 }
 
 enum Target {
     Draft(Writer<SimDisk>),
-    Version(SimFile),
+    Edit(Editor<SimDisk>),
+    Version(Arc<SimFile>),
 }
 
 /// What a mount is started with.
@@ -179,7 +182,7 @@ impl World {
     pub fn draft(&self, pid: Pid, path: &str) -> Option<SharedDraft> {
         match self.view(pid, &self.place(path).expect("a directory")) {
             View::Draft(draft) => Some(draft),
-            View::Published { .. } => None,
+            View::Edit(_) | View::Published { .. } => None,
         }
     }
 
@@ -188,6 +191,7 @@ impl World {
         let place = self.place(path).expect("a directory");
         let content = match self.view(pid, &place) {
             View::Draft(draft) => content(&self.disk, &draft.file),
+            View::Edit(edit) => content(&self.disk, self.engine.edit_content(&edit).file()),
             View::Published { .. } => match self.disk.open(&place.dir, place.name(), false) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
                 file => content(&self.disk, &file.expect("a file")),
@@ -232,6 +236,10 @@ impl World {
                 self.engine.promise(&draft);
                 self.attach(pid, &draft, how, true)
             }
+            Plan::Edit(edit) => {
+                self.engine.promise_edit(&edit);
+                self.attach_edit(pid, &edit, how, true)
+            }
             Plan::InPlace => {
                 let file = self.disk.open(&place.dir, place.name(), true)?;
                 if how.truncate {
@@ -259,8 +267,8 @@ impl World {
             .engine
             .plan_new(self.tree.caller(pid), place, &new, how)?
         {
-            Plan::Draft(draft) => self.attach(pid, &draft, how, false),
-            Plan::InPlace => {
+            Some(draft) => self.attach(pid, &draft, how, false),
+            None => {
                 let file = self.disk.create_new(&place.dir, place.name(), new.mode)?;
                 self.version(file, how)
             }
@@ -268,12 +276,16 @@ impl World {
     }
 
     fn version(&self, file: SimFile, how: Access) -> io::Result<Handle> {
+        let id = self.disk.stat_file(&file)?.id;
         if how.append {
-            self.engine.append_opened(self.disk.stat_file(&file)?.id);
+            self.engine.append_opened(id);
+        } else if !how.read_only {
+            self.engine.in_place_opened(id, 1);
         }
         Ok(Handle {
-            target: Target::Version(file),
+            target: Target::Version(Arc::new(file)),
             appends: how.append,
+            read_only: how.read_only,
         })
     }
 
@@ -288,6 +300,7 @@ impl World {
                 draft
             }
             Ok(Plan::InPlace) => panic!("{path} would be written in place"),
+            Ok(Plan::Edit(_)) => panic!("{path} would be edited"),
             Err(error) => panic!("{path}: {error}"),
         }
     }
@@ -327,6 +340,32 @@ impl World {
         Ok(Handle {
             target: Target::Draft(writer),
             appends: how.append,
+            read_only: how.read_only,
+        })
+    }
+
+    /// Takes part in an edit that was found or promised.
+    pub fn attach_edit(
+        &self,
+        pid: Pid,
+        edit: &Arc<Edit<SimDisk>>,
+        how: Access,
+        promised: bool,
+    ) -> io::Result<Handle> {
+        let editor = self
+            .engine
+            .attach_edit(edit, self.tree.caller(pid), promised);
+        if how.truncate {
+            let content = self.engine.begin_write(&editor, 0)?;
+            self.disk.set_len(content.file(), 0)?;
+            if let Content::Draft(draft) = &content {
+                self.engine.wrote(draft, 0);
+            }
+        }
+        Ok(Handle {
+            target: Target::Edit(editor),
+            appends: how.append,
+            read_only: how.read_only,
         })
     }
 
@@ -337,19 +376,32 @@ impl World {
 
     /// Writes behind what is there.
     pub fn try_write(&self, handle: &Handle, data: &[u8]) -> io::Result<()> {
-        let offset = self.disk.stat_file(handle.file())?.len;
-        let done = write_all(&self.disk, handle.file(), data, offset);
-        if let Target::Draft(writer) = &handle.target {
+        let content = match &handle.target {
+            Target::Edit(editor) => self.engine.begin_write(editor, u64::MAX)?,
+            _ => self.content(handle),
+        };
+        let offset = self.disk.stat_file(content.file())?.len;
+        let done = write_all(&self.disk, content.file(), data, offset);
+        if let Content::Draft(draft) = &content {
             let end = offset + data.len() as u64;
             match &done {
-                Ok(()) => self.engine.wrote(&writer.draft, end),
+                Ok(()) => self.engine.wrote(draft, end),
                 Err(error) => {
-                    writer.draft.note_written(end);
-                    writer.draft.poison(error);
+                    draft.note_written(end);
+                    draft.poison(error);
                 }
             }
         }
         done
+    }
+
+    /// What `handle` reads at this moment.
+    pub fn content(&self, handle: &Handle) -> Content<SimDisk> {
+        match &handle.target {
+            Target::Draft(writer) => Content::Draft(writer.draft.clone()),
+            Target::Edit(editor) => self.engine.edit_content(&editor.edit),
+            Target::Version(file) => Content::Version(file.clone()),
+        }
     }
 
     pub fn write(&self, handle: &Handle, data: &str) {
@@ -359,13 +411,22 @@ impl World {
 
     /// A descriptor of `handle` is closed by `pid`: what FLUSH does.
     pub fn flush(&self, pid: Pid, handle: &Handle) -> io::Result<()> {
-        let Target::Draft(writer) = &handle.target else {
-            return Ok(());
+        let caller = self.tree.caller(pid);
+        let (draft, seal) = match &handle.target {
+            Target::Version(_) => return Ok(()),
+            Target::Draft(writer) => {
+                let seal = self.engine.closing(writer, caller);
+                (Some(writer.draft.clone()), seal)
+            }
+            Target::Edit(editor) => {
+                let seal = self.engine.closing_edit(editor, caller);
+                (editor.written(), seal)
+            }
         };
-        let seal = self.engine.closing(writer, self.tree.caller(pid));
-        match writer.draft.poisoned() {
+        let Some(draft) = draft else { return Ok(()) };
+        match draft.poisoned() {
             Some(error) => Err(error),
-            None if seal => self.engine.seal(&writer.draft),
+            None if seal => self.engine.seal(&draft),
             None => Ok(()),
         }
     }
@@ -380,11 +441,20 @@ impl World {
                     self.engine.settle(&draft);
                 }
             }
+            Target::Edit(editor) => {
+                let edit = editor.edit.clone();
+                if self.engine.detach_edit(editor) {
+                    drop(handle);
+                    self.engine.settle_edit(&edit);
+                }
+            }
             Target::Version(file) => {
-                if handle.appends
-                    && let Ok(stat) = self.disk.stat_file(file)
-                {
-                    self.engine.append_closed(stat.id);
+                if let Ok(stat) = self.disk.stat_file(file) {
+                    if handle.appends {
+                        self.engine.append_closed(stat.id);
+                    } else if !handle.read_only {
+                        self.engine.in_place_closed(stat.id);
+                    }
                 }
             }
         }
@@ -460,24 +530,29 @@ impl World {
 }
 
 impl Handle {
-    pub fn file(&self) -> &SimFile {
-        match &self.target {
-            Target::Draft(writer) => &writer.draft.file,
-            Target::Version(file) => file,
-        }
-    }
-
     /// The draft that is written to, unless it has been published.
     pub fn draft(&self) -> Option<SharedDraft> {
         match &self.target {
             Target::Draft(writer) if writer.draft.phase() != Phase::Published => {
                 Some(writer.draft.clone())
             }
+            Target::Edit(editor) => editor.edit.draft(),
+            _ => None,
+        }
+    }
+
+    /// The edit that it takes part in.
+    pub fn edit(&self) -> Option<&Arc<Edit<SimDisk>>> {
+        match &self.target {
+            Target::Edit(editor) => Some(&editor.edit),
             _ => None,
         }
     }
 
     pub fn is_in_place(&self) -> bool {
-        self.draft().is_none()
+        match &self.target {
+            Target::Edit(editor) => editor.edit.is_in_place(),
+            _ => self.draft().is_none(),
+        }
     }
 }

@@ -232,6 +232,11 @@ impl<D: Disk> Draft<D> {
     /// Moves it on in its life.
     pub fn set_phase(&self, phase: Phase) {
         self.state().phase = phase;
+        self.wake_waiters();
+    }
+
+    /// Lets those go on who [wait for it to be settled](Self::wait_until_settled).
+    pub fn wake_waiters(&self) {
         self.settled.notify_all();
     }
 

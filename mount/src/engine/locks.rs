@@ -308,6 +308,19 @@ impl Locks {
         unpoisoned(&table.state).conflict(request)
     }
 
+    /// Whether `owner` holds a fcntl lock that ends when it closes a descriptor.
+    pub fn holds(&self, table: &Table, owner: u64) -> bool {
+        let state = unpoisoned(&table.state);
+        let mut held = state.held.iter();
+        held.any(|held| held.class == Class::Posix && held.owner == owner)
+    }
+
+    /// Whether any lock came through `handle` that is still held.
+    pub fn held_by(&self, table: &Table, handle: u64) -> bool {
+        let state = unpoisoned(&table.state);
+        state.held.iter().any(|held| held.handle == handle)
+    }
+
     /// A process closed a descriptor: its fcntl locks on the file end, as POSIX says.
     pub fn closed(&self, table: &Table, owner: u64) {
         self.drop_locks(table, |held| {

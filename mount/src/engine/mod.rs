@@ -9,6 +9,7 @@
 //! disk is asked for anything that can wait.
 
 pub mod draft;
+pub mod editing;
 pub mod locks;
 pub mod naming;
 pub mod opening;
@@ -65,7 +66,8 @@ pub struct Engine<D: Disk, P: Processes> {
     /// Where dropped drafts are kept; `None` if switched off or impossible.
     pub salvage: Option<Salvage<D>>,
     slots: Mutex<Slots<D>>,
-    appenders: Mutex<HashMap<FileId, usize>>,
+    appenders: Mutex<OpenCounts>,
+    writers: Mutex<OpenCounts>,
     locked_in_place: Mutex<Vec<LockedInPlace>>,
     next_draft: AtomicU64,
 }
@@ -87,6 +89,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             salvage,
             slots: Mutex::default(),
             appenders: Mutex::default(),
+            writers: Mutex::default(),
             locked_in_place: Mutex::default(),
             next_draft: AtomicU64::new(1),
         }
@@ -98,22 +101,30 @@ impl<D: Disk, P: Processes> Engine<D, P> {
 
     /// Notes that `file` was opened for append: rewrites of it go in place meanwhile.
     pub fn append_opened(&self, file: FileId) {
-        *unpoisoned(&self.appenders).entry(file).or_default() += 1;
+        unpoisoned(&self.appenders).opened(file, 1);
     }
 
     /// Takes [`append_opened`](Self::append_opened) back.
     pub fn append_closed(&self, file: FileId) {
-        let mut appenders = unpoisoned(&self.appenders);
-        if let Some(count) = appenders.get_mut(&file) {
-            *count -= 1;
-            if *count == 0 {
-                appenders.remove(&file);
-            }
-        }
+        unpoisoned(&self.appenders).closed(file);
     }
 
     pub(crate) fn is_appended(&self, file: FileId) -> bool {
-        unpoisoned(&self.appenders).contains_key(&file)
+        unpoisoned(&self.appenders).any(file)
+    }
+
+    /// Notes that `count` handles write the published `file` itself: edits of it go in place meanwhile.
+    pub fn in_place_opened(&self, file: FileId, count: usize) {
+        unpoisoned(&self.writers).opened(file, count);
+    }
+
+    /// Takes [`in_place_opened`](Self::in_place_opened) back, for one handle.
+    pub fn in_place_closed(&self, file: FileId) {
+        unpoisoned(&self.writers).closed(file);
+    }
+
+    pub(crate) fn is_written_in_place(&self, file: FileId) -> bool {
+        unpoisoned(&self.writers).any(file)
     }
 
     /// Notes a byte-range lock on an in-place file: its neighbours and its process's other new
@@ -139,6 +150,31 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     /// Forgets what [`note_locked_in_place`](Self::note_locked_in_place) noted for a handle.
     pub fn forget_locked_in_place(&self, handle: u64) {
         unpoisoned(&self.locked_in_place).retain(|lock| lock.handle != handle);
+    }
+}
+
+/// How many times files are open.
+#[derive(Default)]
+struct OpenCounts(HashMap<FileId, usize>);
+
+impl OpenCounts {
+    fn opened(&mut self, file: FileId, count: usize) {
+        if count > 0 {
+            *self.0.entry(file).or_default() += count;
+        }
+    }
+
+    fn closed(&mut self, file: FileId) {
+        if let Some(count) = self.0.get_mut(&file) {
+            *count -= 1;
+            if *count == 0 {
+                self.0.remove(&file);
+            }
+        }
+    }
+
+    fn any(&self, file: FileId) -> bool {
+        self.0.contains_key(&file)
     }
 }
 

@@ -17,12 +17,12 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     }
 
     /// The private drafts that were made from `version` and are to replace it under `slot`.
-    pub fn rewrites_of(&self, slot: &SlotKey, version: FileId) -> Vec<Arc<Draft<D>>> {
-        self.slots()
-            .drafts(slot)
-            .iter()
-            .filter(|draft| draft.made_from == Some(version))
-            .cloned()
+    pub fn drafts_of(&self, slot: &SlotKey, version: FileId) -> Vec<Arc<Draft<D>>> {
+        let slots = self.slots();
+        let drafts = slots.drafts(slot).iter().cloned();
+        let edited = slots.edit(slot).and_then(|edit| edit.draft());
+        let all = drafts.chain(edited);
+        all.filter(|draft| draft.made_from == Some(version))
             .collect()
     }
 
@@ -45,7 +45,10 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         let Some(draft) = self.draft_to_move(process, &from.slot) else {
             self.disk
                 .rename(&from.dir, from.name(), &to.dir, to.name(), replace)?;
-            self.name_taken(process, &to.slot, None);
+            if from.slot != to.slot {
+                self.name_taken(process, &to.slot, None);
+                self.move_edit(&from.slot, to);
+            }
             return Ok(None);
         };
         if !replace && self.disk.stat(&to.dir, to.name())?.is_some() {
@@ -54,6 +57,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         self.publish_as(&draft, to)?;
         self.name_taken(process, &to.slot, Some(&draft));
         if !draft.new_name && from.slot != to.slot {
+            self.orphan_edit(process, &from.slot);
             match self.disk.remove(&from.dir, from.name()) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
@@ -100,7 +104,12 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     }
 
     /// Something else stands under `slot` now: older drafts of it will not be published.
-    pub fn name_taken(&self, process: Option<Process>, slot: &SlotKey, except: Option<&Draft<D>>) {
+    fn name_taken(&self, process: Option<Process>, slot: &SlotKey, except: Option<&Draft<D>>) {
+        self.orphan_edit(process, slot);
+        self.orphan_drafts(process, slot, except);
+    }
+
+    fn orphan_drafts(&self, process: Option<Process>, slot: &SlotKey, except: Option<&Draft<D>>) {
         self.slots().note_published(slot, false);
         let drafts = self.slots().drafts(slot).to_vec();
         for draft in drafts {
@@ -108,6 +117,14 @@ impl<D: Disk, P: Processes> Engine<D, P> {
                 self.orphan(process, &draft);
             }
         }
+    }
+
+    /// The files at `a` and `b` have changed places: older drafts of either name will not be published.
+    pub fn exchanged(&self, caller: Caller, a: &Place<D>, b: &Place<D>) {
+        let process = self.processes.process_of(caller.tid);
+        self.exchange_edits(a, b);
+        self.orphan_drafts(process, &a.slot, None);
+        self.orphan_drafts(process, &b.slot, None);
     }
 
     /// Directory `dir` is gone: so are the names in it.

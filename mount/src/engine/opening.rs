@@ -1,7 +1,7 @@
 //! What an open for writing means: in place, join, append, rewrite, edit.
 //!
 //! The order of the rules is that of the design: EEXIST of O_EXCL, in place,
-//! join, append, rewrite, edit. Edits of existing files are in place for now.
+//! join, append, rewrite, edit.
 
 use std::ffi::OsStr;
 use std::io;
@@ -12,7 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use polystore::disk::{Disk, FileId, Kind, Ownership, Stat};
 
 use super::draft::{Draft, NewDraft, Phase, StagedName, Writer};
-use super::process::{Caller, Process, Processes, is_or_descends_since};
+use super::editing::Edit;
+use super::process::{Caller, Image, Moment, Process, Processes, is_or_descends_since};
 use super::slot::{Place, SlotKey};
 use super::{Engine, policy, unpoisoned};
 
@@ -37,6 +38,33 @@ pub enum Plan<D: Disk> {
     InPlace,
     /// Open this draft.
     Draft(Arc<Draft<D>>),
+    /// Take part in this edit.
+    Edit(Arc<Edit<D>>),
+}
+
+/// Who opens a file, and when.
+#[derive(Clone, Debug)]
+pub struct Opener {
+    /// Its process; `None` if that cannot be seen.
+    pub process: Option<Process>,
+    /// The moment, as processes go.
+    pub moment: Moment,
+    /// What the process runs then.
+    pub image: Option<Image>,
+    /// Its user.
+    pub uid: u32,
+}
+
+impl Opener {
+    /// Somebody of whom nothing is known.
+    pub fn unknown() -> Opener {
+        Opener {
+            process: None,
+            moment: Moment::default(),
+            image: None,
+            uid: 0,
+        }
+    }
 }
 
 /// An existing file that is to be opened for writing.
@@ -80,21 +108,31 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         if self.settings.direct.covers(existing.path) || self.is_neighbour(place) {
             return Ok(Plan::InPlace);
         }
+        let edit = self.edit_at(&place.slot);
+        if let Some(edit) = edit.clone().filter(|edit| edit.is_in_place()) {
+            return Ok(Plan::Edit(edit));
+        }
         let process = self.processes.process_of(caller.tid);
         if let Some(draft) = self.draft_to_join(process, &place.slot, access) {
             return Ok(Plan::Draft(draft));
         }
-        let rewrite = access.truncate && !access.append;
-        if !rewrite || self.must_keep_inode(caller, place.name(), existing) {
+        if let Some(edit) = edit.filter(|edit| self.joins_edit(process, edit, access)) {
+            return Ok(Plan::Edit(edit));
+        }
+        if access.append || self.must_keep_inode(caller, place.name(), existing) {
             return Ok(Plan::InPlace);
         }
-        match self.draft_of_existing(caller, process, place, existing)? {
-            Some(draft) => Ok(Plan::Draft(draft)),
-            None => Ok(Plan::InPlace),
-        }
+        let planned = if access.truncate {
+            self.draft_of_existing(caller, place, existing)?
+                .map(Plan::Draft)
+        } else {
+            self.edit_of(place, existing.path)?.map(Plan::Edit)
+        };
+        Ok(planned.unwrap_or(Plan::InPlace))
     }
 
-    /// What it means that `caller` makes a file at `place`, where nothing is published.
+    /// The draft that is opened when `caller` makes a file at `place`, where nothing is published;
+    /// `None` where it is to be published, empty, at once.
     ///
     /// # Errors
     /// `AlreadyExists` where `access.exclusive` and the name is reserved; those of making a draft.
@@ -104,25 +142,24 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         place: &Place<D>,
         new: &New<'_>,
         access: Access,
-    ) -> io::Result<Plan<D>> {
+    ) -> io::Result<Option<Arc<Draft<D>>>> {
         if access.exclusive && self.slots().reserved(&place.slot) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         if access.read_only || self.settings.direct.covers(new.path) {
-            return Ok(Plan::InPlace);
+            return Ok(None);
         }
         let process = self.processes.process_of(caller.tid);
         if self.is_neighbour(place) || self.belongs_to_database(process, place, access) {
-            return Ok(Plan::InPlace);
+            return Ok(None);
         }
         if let Some(draft) = self.draft_to_join(process, &place.slot, access) {
-            return Ok(Plan::Draft(draft));
+            return Ok(Some(draft));
         }
         if access.append {
-            return Ok(Plan::InPlace);
+            return Ok(None);
         }
-        self.draft_of_new(caller, process, place, new, access)
-            .map(Plan::Draft)
+        self.draft_of_new(caller, place, new, access).map(Some)
     }
 
     /// The draft that a writing open of `slot` by `process` joins.
@@ -210,12 +247,8 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     }
 
     fn holds_database(&self, place: &Place<D>, name: &OsStr) -> bool {
-        let Ok(file) = self.disk.open(&place.dir, name, false) else {
-            return false;
-        };
-        let mut head = vec![0; policy::SIGNATURE_LEN];
-        let read = self.disk.read_at(&file, &mut head, 0).unwrap_or(0);
-        policy::is_database(&head[..read])
+        let file = self.disk.open(&place.dir, name, false);
+        file.is_ok_and(|file| self.is_database(&file))
     }
 
     /// Whether a new file is the data beside a lock file that its process holds (LMDB).
@@ -234,51 +267,58 @@ impl<D: Disk, P: Processes> Engine<D, P> {
                 .any(|lock| lock.dir == place.slot.dir && lock.process == process)
     }
 
-    /// A draft that is to replace an existing file and looks like it, but for its content.
-    /// `None` where its owner cannot be recreated.
+    /// An empty draft that is to replace an existing file. `None` where its owner cannot be recreated.
     fn draft_of_existing(
         &self,
         caller: Caller,
-        process: Option<Process>,
         place: &Place<D>,
         existing: &Existing<'_>,
     ) -> io::Result<Option<Arc<Draft<D>>>> {
-        let (file, name) = self.stage(place, existing.path, 0o600)?;
         let mut mode = existing.stat.mode;
         if caller.uid != 0 {
             mode = without_privileges(mode);
         }
+        let Some(staged) = self.stage_like(place, existing.path, existing.stat, mode)? else {
+            return Ok(None);
+        };
+        let made_from = Some(existing.stat.id);
+        self.register(caller, place, existing.path, staged, None, made_from)
+            .map(Some)
+    }
+
+    /// An empty staged file that looks like the one at `place`, but for its mode. `None` where its
+    /// owner cannot be recreated.
+    pub(super) fn stage_like(
+        &self,
+        place: &Place<D>,
+        path: &Path,
+        stat: Stat,
+        mode: u32,
+    ) -> io::Result<Option<(D::File, StagedName)>> {
+        let (file, name) = self.stage(place, path, 0o600)?;
         let owner = Ownership {
-            uid: Some(existing.stat.uid),
-            gid: Some(existing.stat.gid),
+            uid: Some(stat.uid),
+            gid: Some(stat.gid),
         };
         let dressed = self
             .disk
             .copy_xattrs(&place.dir, place.name(), &file)
             .and_then(|()| self.disk.set_ownership(&file, owner, mode));
-        if let Err(error) = dressed {
-            self.drop_staged(place, &name);
-            return match error.kind() {
-                io::ErrorKind::PermissionDenied => Ok(None),
-                _ => Err(error),
-            };
+        match dressed {
+            Ok(()) => Ok(Some((file, name))),
+            Err(error) => {
+                self.drop_staged(place, &name);
+                match error.kind() {
+                    io::ErrorKind::PermissionDenied => Ok(None),
+                    _ => Err(error),
+                }
+            }
         }
-        self.register(
-            caller,
-            process,
-            place,
-            existing.path,
-            (file, name),
-            None,
-            Some(existing.stat.id),
-        )
-        .map(Some)
     }
 
     fn draft_of_new(
         &self,
         caller: Caller,
-        process: Option<Process>,
         place: &Place<D>,
         new: &New<'_>,
         access: Access,
@@ -288,15 +328,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             self.drop_staged(place, &name);
             return Err(error);
         }
-        self.register(
-            caller,
-            process,
-            place,
-            new.path,
-            (file, name),
-            Some(access),
-            None,
-        )
+        self.register(caller, place, new.path, (file, name), Some(access), None)
     }
 
     /// Makes a file that the engine created the caller's, as if the caller had.
@@ -333,25 +365,47 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             .map(|file| (file, StagedName::Beside(name)))
     }
 
-    /// `access` is `None` for a draft of an existing name.
-    #[allow(clippy::too_many_arguments)]
+    /// Who `caller` is, now.
+    pub(super) fn opener(&self, caller: Caller) -> Opener {
+        let process = self.processes.process_of(caller.tid);
+        Opener {
+            process,
+            moment: self.processes.now(),
+            image: process.and_then(|process| self.processes.image(process.pid)),
+            uid: caller.uid,
+        }
+    }
+
+    /// Makes a staged file a draft of its slot. `access` is `None` for a draft of an existing name.
     fn register(
         &self,
         caller: Caller,
-        process: Option<Process>,
+        place: &Place<D>,
+        path: &Path,
+        staged: (D::File, StagedName),
+        access: Option<Access>,
+        made_from: Option<FileId>,
+    ) -> io::Result<Arc<Draft<D>>> {
+        let opener = self.opener(caller);
+        let draft = Arc::new(self.new_draft(opener, place, path, staged, access, made_from)?);
+        self.slots().add(draft.clone());
+        Ok(draft)
+    }
+
+    /// A draft that no slot knows. `access` is `None` for a draft of an existing name.
+    pub(super) fn new_draft(
+        &self,
+        opener: Opener,
         place: &Place<D>,
         path: &Path,
         (file, name): (D::File, StagedName),
         access: Option<Access>,
         made_from: Option<FileId>,
-    ) -> io::Result<Arc<Draft<D>>> {
-        let file_id = self.disk.stat_file(&file)?.id;
-        let image = process.and_then(|process| self.processes.image(process.pid));
-        let mut slots = self.slots();
-        let draft = Arc::new(Draft::new(NewDraft {
+    ) -> io::Result<Draft<D>> {
+        Ok(Draft::new(NewDraft {
             id: self.next_draft.fetch_add(1, Ordering::Relaxed),
+            file_id: self.disk.stat_file(&file)?.id,
             file,
-            file_id,
             name,
             place: place.clone(),
             path: PathBuf::from(path),
@@ -359,14 +413,12 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             made_from,
             exclusive: access.is_some_and(|access| access.exclusive),
             shared: access.is_some_and(|access| !access.exclusive && !access.truncate),
-            opener: process,
-            moment: self.processes.now(),
-            image,
-            uid: caller.uid,
-            base: slots.published(&place.slot),
-        }));
-        slots.add(draft.clone());
-        Ok(draft)
+            opener: opener.process,
+            moment: opener.moment,
+            image: opener.image,
+            uid: opener.uid,
+            base: self.slots().published(&place.slot),
+        }))
     }
 
     /// Promises `draft` to an OPEN that was told to look again.
@@ -392,6 +444,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             state.opened = true;
             if promised {
                 state.promises = state.promises.saturating_sub(1);
+            }
+            if state.phase == Phase::Published {
+                self.in_place_opened(draft.file_id, 1);
             }
         }
         if let Some(process) = process.filter(|process| draft.opener != Some(*process)) {

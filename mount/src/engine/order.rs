@@ -33,6 +33,8 @@ pub enum Key {
     Slot(SlotKey),
     /// The list of names in a directory, and its times.
     Dir(FileId),
+    /// The content of what the editors of a name share.
+    Edit(u64),
 }
 
 /// Whether an operation tolerates others beside it.
@@ -65,6 +67,16 @@ impl Claim {
     /// To read the list of names of a directory, or to change the directory itself.
     pub fn whole(dir: FileId) -> Claim {
         Claim(vec![(Key::Dir(dir), Mode::Exclusive)])
+    }
+
+    /// To change the content of edit number `edit` beside others who do.
+    pub fn beside(edit: u64) -> Claim {
+        Claim(vec![(Key::Edit(edit), Mode::Shared)])
+    }
+
+    /// To change which file holds the content of edit number `edit`.
+    pub fn alone(edit: u64) -> Claim {
+        Claim(vec![(Key::Edit(edit), Mode::Exclusive)])
     }
 
     /// This claim and that one; where both name a key, the stronger mode counts.

@@ -73,10 +73,12 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     /// The drafts that have become old enough to be [secured](Self::secure).
     pub fn old_drafts(&self) -> Vec<Arc<Draft<D>>> {
         let slots = self.slots();
-        let old = slots
-            .all()
+        let drafts = slots.all().cloned();
+        let of_edits = slots.all_edits().filter_map(|edit| edit.draft());
+        let old = drafts
+            .chain(of_edits)
             .filter(|draft| draft.is_written() && draft.opened.elapsed() >= SECURED_AGE);
-        old.cloned().collect()
+        old.collect()
     }
 
     /// A descriptor of `writer` is being closed by `caller`. Whether the draft has to be
@@ -140,6 +142,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     pub fn detach(&self, writer: &Writer<D>) -> bool {
         let mut state = writer.draft.state();
         state.writers = state.writers.saturating_sub(1);
+        if state.phase == Phase::Published {
+            self.in_place_closed(writer.draft.file_id);
+        }
         state.is_unclaimed()
     }
 
@@ -218,8 +223,17 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             let mut slots = self.slots();
             slots.remove(draft);
             slots.note_published(&to.slot, draft.exclusive);
-            draft.set_phase(Phase::Published);
+            if let Some(edit) = slots.edit(&to.slot)
+                && edit.draft().is_none_or(|own| own.id != draft.id)
+            {
+                edit.outdate();
+            }
+            // Who has it open writes in place from now on.
+            let mut state = draft.state();
+            self.in_place_opened(draft.file_id, state.writers);
+            state.phase = Phase::Published;
         }
+        draft.wake_waiters();
         if self.settings.durability == Durability::Full
             && let Err(error) = self.disk.sync_dir(&to.dir)
         {
@@ -241,21 +255,11 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         if !self.is_appended(stat.id) {
             return;
         }
-        let Some(salvage) = &self.salvage else { return };
         let what = Description {
             path: Some(draft.path.clone()),
             ..Description::unknown(Reason::AppendedTo)
         };
-        let kept = self
-            .disk
-            .open(&to.dir, to.name(), false)
-            .and_then(|file| salvage.link(&file, &what));
-        if let Err(error) = kept {
-            log::error!(
-                "{}: appended version not kept: {error}",
-                draft.path.display()
-            );
-        }
+        self.keep_version(to, to.name(), &what);
     }
 
     /// Gives a draft without any name its final one directly, where nothing has that name.
@@ -315,7 +319,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     }
 
     /// Drops a draft; its content goes to salvage where a `reason` is given.
-    fn discard(&self, draft: &Draft<D>, reason: Option<Reason>) {
+    pub(super) fn discard(&self, draft: &Draft<D>, reason: Option<Reason>) {
         {
             let mut slots = self.slots();
             slots.remove(draft);

@@ -46,6 +46,8 @@ pub enum Reason {
     MountDied,
     /// It was a published version, replaced while somebody had it open for append.
     AppendedTo,
+    /// It was a published version, replaced by an edit that had started from an earlier one.
+    Replaced,
 }
 
 impl Reason {
@@ -57,6 +59,7 @@ impl Reason {
             Reason::NameTaken => "its name was removed or replaced while it was open",
             Reason::Unpublishable => "it could not be put in place",
             Reason::AppendedTo => "it was replaced while somebody appended to it",
+            Reason::Replaced => "an edit that had started from an earlier version replaced it",
             Reason::MountDied => "the mount ended while it was open",
         }
     }
@@ -175,7 +178,7 @@ impl<D: Disk> Salvage<D> {
     pub(super) fn copy(&self, file: &D::File, what: &Description) -> io::Result<()> {
         self.keep(what, |dir, id| {
             let to = self.disk.create_new(dir, id, 0o600)?;
-            staging::copy_all(&*self.disk, file, &to)
+            self.disk.copy_content(file, &to, u64::MAX)
         })
     }
 

@@ -362,19 +362,6 @@ pub(super) fn write_all<D: Disk>(
     Ok(())
 }
 
-pub(super) fn copy_all<D: Disk>(disk: &D, from: &D::File, to: &D::File) -> io::Result<()> {
-    let mut buffer = vec![0; 1 << 20];
-    let mut offset = 0;
-    loop {
-        let read = disk.read_at(from, &mut buffer, offset)?;
-        if read == 0 {
-            return Ok(());
-        }
-        write_all(disk, to, &buffer[..read], offset)?;
-        offset += read as u64;
-    }
-}
-
 /// Notes are small; what is longer is none.
 const NOTE_LIMIT: usize = 64 * 1024;
 

@@ -6,6 +6,7 @@ use polystore::disk::Disk;
 
 use super::Engine;
 use super::draft::{Draft, Phase};
+use super::editing::Edit;
 use super::process::{Caller, Process, Processes, is_or_descends_since};
 use super::slot::SlotKey;
 
@@ -13,6 +14,8 @@ use super::slot::SlotKey;
 pub enum View<D: Disk> {
     /// The draft, although it is not published.
     Draft(Arc<Draft<D>>),
+    /// What the editors of the name see, or the file that they write in place.
+    Edit(Arc<Edit<D>>),
     /// What is published, if anything. `volatile` if it can change at any moment, because
     /// there are drafts: nobody may remember the answer.
     Published {
@@ -30,18 +33,25 @@ impl<D: Disk, P: Processes> Engine<D, P> {
 
     /// What `slot` means to `caller`.
     pub fn view(&self, caller: Caller, slot: &SlotKey) -> View<D> {
-        let drafts = self.slots().drafts(slot).to_vec();
-        if drafts.is_empty() {
+        let (drafts, edit) = {
+            let slots = self.slots();
+            (slots.drafts(slot).to_vec(), slots.edit(slot).cloned())
+        };
+        if drafts.is_empty() && edit.is_none() {
             return View::Published { volatile: false };
         }
         let process = self.processes.process_of(caller.tid);
         let newest_first = || drafts.iter().rev();
-        newest_first()
+        let draft = newest_first()
             .find(|draft| self.sees(process, draft))
-            .or_else(|| newest_first().find(|draft| draft.is_closing()))
-            .map_or(View::Published { volatile: true }, |draft| {
-                View::Draft(draft.clone())
-            })
+            .or_else(|| newest_first().find(|draft| draft.is_closing()));
+        if let Some(draft) = draft {
+            return View::Draft(draft.clone());
+        }
+        match edit.filter(|edit| edit.is_in_place() || self.sees_edit(process, edit)) {
+            Some(edit) => View::Edit(edit),
+            None => View::Published { volatile: true },
+        }
     }
 
     /// Whether any draft is on its way to a name in this directory.
@@ -49,9 +59,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         self.slots().any_in(dir)
     }
 
-    /// Whether any draft is on its way to this name.
+    /// Whether any draft is on its way to this name, or may be.
     pub fn has_drafts(&self, slot: &SlotKey) -> bool {
-        !self.slots().drafts(slot).is_empty()
+        self.slots().any(slot)
     }
 
     /// Whether `process` finds `draft` under its name: of a new name, its maker and the children

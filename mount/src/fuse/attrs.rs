@@ -1,6 +1,7 @@
 //! SETATTR, STATFS and the extended attributes.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -19,10 +20,12 @@ use super::fs::Fs;
 use super::handles::Target;
 use super::tree::{Reach, path_of};
 use crate::engine::draft::{Draft, Phase};
-use crate::engine::opening::without_privileges;
+use crate::engine::editing::{Content, Edit};
+use crate::engine::opening::Plan;
+use crate::engine::order::Claim;
 use crate::engine::process::Caller;
 
-/// What SETATTR asks for.
+/// What SETATTR asks for, but for the length.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Change {
     /// Permission bits.
@@ -31,8 +34,6 @@ pub struct Change {
     pub uid: Option<u32>,
     /// Group.
     pub gid: Option<u32>,
-    /// Length.
-    pub size: Option<u64>,
     /// Time of last access.
     pub atime: Option<TimeOrNow>,
     /// Time of last change of the content.
@@ -93,54 +94,108 @@ fn apply(file: &Reach, change: &Change) -> io::Result<()> {
 }
 
 impl Fs {
-    /// Changes the attributes of `node`.
+    /// Changes the attributes of `node`, but for the length.
     pub fn setattr(
         &self,
-        caller: Caller,
         node: u64,
         handle: Option<u64>,
         change: &Change,
     ) -> io::Result<(FileAttr, std::time::Duration)> {
-        if let Some(len) = change.size {
-            self.set_len(caller, node, handle, len)?;
-        }
-        apply(&self.tree.reach(node)?, change)?;
+        apply(&self.reach(node)?, change)?;
         for draft in self.drafts_beside(node) {
-            apply(&Reach::Draft(draft), change)?;
+            apply(&Reach::Open(Content::Draft(draft)), change)?;
         }
         self.getattr(node, handle)
     }
 
-    fn set_len(&self, caller: Caller, node: u64, handle: Option<u64>, len: u64) -> io::Result<()> {
+    /// The file that `node` is, to read or change what is known of it.
+    pub fn reach(&self, node: u64) -> io::Result<Reach> {
+        match self.tree.edit(node) {
+            Some(edit) => Ok(Reach::Open(self.engine.edit_content(&edit))),
+            None => self.tree.reach(node),
+        }
+    }
+
+    /// Cuts or extends `node`, in its turn, and then does `then`.
+    pub fn set_len(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: u64,
+        handle: Option<u64>,
+        len: u64,
+        then: impl FnOnce(&Arc<Fs>, io::Result<()>) + Send + 'static,
+    ) {
         let open = handle
             .and_then(|id| self.handles.get(id))
             .filter(|handle| handle.writable);
         if let Some(handle) = open {
-            self.changed_by(caller, &handle);
-            return self.truncate(&handle, len);
+            let changed = handle.clone();
+            return self.change(&handle, move |fs| {
+                then(fs, fs.truncate_by(caller, &changed, len))
+            });
         }
+        let claim = self.tree.nodes().slot(node).map(Claim::change);
+        self.queue(claim.unwrap_or_default(), move |fs| {
+            match fs.plan_len(caller, node, len) {
+                Ok(None) => then(fs, Ok(())),
+                Ok(Some(edit)) => fs.settling(edit, move |fs, edit| {
+                    then(fs, fs.edit_len(caller, edit, len))
+                }),
+                Err(error) => then(fs, Err(error)),
+            }
+        });
+    }
+
+    /// truncate(2) by path is an edit in one step: of the edit that is returned, which was promised
+    /// to the caller, or it was done in place.
+    fn plan_len(
+        &self,
+        caller: Caller,
+        node: u64,
+        len: u64,
+    ) -> io::Result<Option<Arc<Edit<SystemDisk>>>> {
         if let Some(draft) = self.tree.draft(node)
             && draft.phase() == Phase::Private
         {
             rustix::fs::ftruncate(&draft.file, len)?;
             self.engine.wrote(&draft, len);
-            return Ok(());
+            return Ok(None);
         }
-        // truncate(2) by path is an edit in one step, and edits are in place.
-        let file = match self.tree.pin(node) {
-            Some(pin) => {
-                let path = path_of(pin.as_fd());
-                rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?.into()
+        if let Some(pin) = self
+            .tree
+            .pin(node)
+            .filter(|_| self.tree.place_of(node).is_err())
+        {
+            // A file without a name.
+            let path = path_of(pin.as_fd());
+            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            let file = rustix::fs::open(path, flags, Mode::empty())?;
+            return self.cut_in_place(caller, &file.into(), len).map(|()| None);
+        }
+        let place = self.tree.place_of(node)?;
+        let stat = attr::of_name(&*place.dir, place.name())?;
+        let writes = OFlags::RDWR;
+        match self.plan_existing(caller, node, &place, &stat, writes)? {
+            Plan::Edit(edit) => {
+                self.engine.promise_edit(&edit);
+                return Ok(Some(edit));
             }
-            None => self.tree.open(node, OFlags::WRONLY)?,
-        };
-        rustix::fs::ftruncate(&file, len)?;
-        if caller.uid != 0 && self.uid == 0 {
-            let mode = u32::from(attr::of_file(&file)?.stx_mode) & 0o7777;
-            let cleared = without_privileges(mode);
-            if cleared != mode {
-                rustix::fs::fchmod(&file, Mode::from_raw_mode(cleared))?;
+            Plan::Draft(draft) => {
+                rustix::fs::ftruncate(&draft.file, len)?;
+                self.engine.wrote(&draft, len);
             }
+            Plan::InPlace => {
+                let file = self.tree.open(node, OFlags::WRONLY)?;
+                self.cut_in_place(caller, &file, len)?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn cut_in_place(&self, caller: Caller, file: &File, len: u64) -> io::Result<()> {
+        rustix::fs::ftruncate(file, len)?;
+        if caller.uid != 0 {
+            self.drop_privileges(file);
         }
         Ok(())
     }
@@ -148,7 +203,7 @@ impl Fs {
     /// The drafts that are to replace the published file `node`: what is changed in it by path
     /// is changed in them, too, or the next version would undo it.
     fn drafts_beside(&self, node: u64) -> Vec<Arc<Draft<SystemDisk>>> {
-        if self.tree.draft(node).is_some() {
+        if self.tree.draft(node).is_some() || self.tree.edit(node).is_some() {
             return Vec::new();
         }
         // Only of what stands under the name now: the owner of an old version, through a handle that
@@ -159,7 +214,7 @@ impl Fs {
         };
         match attr::of_name(&*place.dir, place.name()) {
             Ok(stat) if Some(attr::id(&stat)) == id => {
-                self.engine.rewrites_of(&place.slot, attr::id(&stat))
+                self.engine.drafts_of(&place.slot, attr::id(&stat))
             }
             _ => Vec::new(),
         }
@@ -172,7 +227,7 @@ impl Fs {
 
     /// The extended attribute `name`, at most `size` bytes; only its length for a `size` of 0.
     pub fn getxattr(&self, node: u64, name: &OsStr, size: u32) -> io::Result<(usize, Vec<u8>)> {
-        let reach = self.tree.reach(node)?;
+        let reach = self.reach(node)?;
         if size == 0 {
             let len = match reach.file() {
                 Some(file) => rustix::fs::fgetxattr_query(file, name)?,
@@ -191,7 +246,7 @@ impl Fs {
 
     /// The names of the extended attributes, as [`getxattr`](Self::getxattr) gives a value.
     pub fn listxattr(&self, caller: Caller, node: u64, size: u32) -> io::Result<(usize, Vec<u8>)> {
-        let reach = self.tree.reach(node)?;
+        let reach = self.reach(node)?;
         let mut names = vec![0; rustix::fs::listxattr_query(reach.path())?];
         if !names.is_empty() {
             let len = rustix::fs::listxattr(reach.path(), names.as_mut_slice())?;
@@ -215,7 +270,7 @@ impl Fs {
     /// Sets an extended attribute, of the published version and of its drafts.
     pub fn setxattr(&self, node: u64, name: &OsStr, value: &[u8], flags: i32) -> io::Result<()> {
         let flags = XattrFlags::from_bits_retain(flags as u32);
-        rustix::fs::setxattr(self.tree.reach(node)?.path(), name, value, flags)?;
+        rustix::fs::setxattr(self.reach(node)?.path(), name, value, flags)?;
         for draft in self.drafts_beside(node) {
             rustix::fs::fsetxattr(&draft.file, name, value, XattrFlags::empty())?;
         }
@@ -224,7 +279,7 @@ impl Fs {
 
     /// Removes an extended attribute, of the published version and of its drafts.
     pub fn removexattr(&self, node: u64, name: &OsStr) -> io::Result<()> {
-        rustix::fs::removexattr(self.tree.reach(node)?.path(), name)?;
+        rustix::fs::removexattr(self.reach(node)?.path(), name)?;
         for draft in self.drafts_beside(node) {
             let _ = rustix::fs::fremovexattr(&draft.file, name); // It may never have had it.
         }

@@ -6,18 +6,100 @@ use std::sync::atomic::Ordering;
 
 use polystore::disk::{Disk, SystemDisk};
 
-use super::errno::stale;
 use super::fs::Fs;
-use super::handles::{Handle, Target};
+use super::handles::{Counted, Handle, Target};
 use crate::engine::draft::Draft;
-use crate::engine::order::Claim;
+use crate::engine::editing::Edit;
+use crate::engine::locks::Table;
+use crate::engine::order::{Claim, Job};
 use crate::engine::process::Caller;
 
 impl Fs {
-    /// A descriptor of `handle` is closed. Whether [`seal`](Self::seal) has to come before the answer.
-    pub fn flush(&self, caller: Caller, handle: &Handle, lock_owner: u64) -> io::Result<bool> {
-        if let Some(table) = self.table_to_close(handle) {
+    /// A descriptor of `handle` is closed; `answer` is given the result when what can fail has been done.
+    pub fn flush(
+        self: &Arc<Self>,
+        caller: Caller,
+        handle: Arc<Handle>,
+        lock_owner: u64,
+        answer: impl FnOnce(io::Result<()>) + Send + 'static,
+    ) {
+        let table = self.table_to_close(&handle);
+        if let Some(editor) = handle.editor() {
+            return self.flush_edit(
+                caller,
+                handle.clone(),
+                &editor.edit,
+                (table, lock_owner),
+                answer,
+            );
+        }
+        if let Some(table) = table {
             self.locks.closed(&table, lock_owner);
+        }
+        match self.closing(caller, &handle) {
+            Ok(true) => self.aside(move |fs| answer(fs.seal(&handle))),
+            Ok(false) => answer(Ok(())),
+            Err(error) => answer(Err(error)),
+        }
+    }
+
+    /// The same for a handle of an edit: what was written under a lock is published before the
+    /// lock is given up.
+    fn flush_edit(
+        self: &Arc<Self>,
+        caller: Caller,
+        handle: Arc<Handle>,
+        edit: &Arc<Edit<SystemDisk>>,
+        (table, owner): (Option<Arc<Table>>, u64),
+        answer: impl FnOnce(io::Result<()>) + Send + 'static,
+    ) {
+        let table = table.filter(|table| self.locks.holds(table, owner));
+        let unlocks = table.is_some();
+        let unlock = {
+            let fs = self.clone();
+            move || {
+                if let Some(table) = table {
+                    fs.locks.closed(&table, owner);
+                }
+            }
+        };
+        let seal = match self.closing(caller, &handle) {
+            Ok(seal) => seal,
+            Err(error) => {
+                unlock();
+                return answer(Err(error));
+            }
+        };
+        if unlocks && edit.draft().is_some() {
+            return self.settling(edit.clone(), move |fs, edit| {
+                let published = fs.seal(&handle).and_then(|()| fs.publish_at_unlock(edit));
+                unlock();
+                answer(published);
+            });
+        }
+        if handle.wrote_in_place.load(Ordering::Acquire) {
+            let done: Job = Box::new(move || {
+                unlock();
+                answer(Ok(()));
+            });
+            return self.show_in_place(edit, done);
+        }
+        unlock();
+        if seal {
+            self.aside(move |fs| answer(fs.seal(&handle)));
+        } else {
+            answer(Ok(()));
+        }
+    }
+
+    /// Whether [`seal`](Self::seal) has to come before the answer to a close.
+    fn closing(&self, caller: Caller, handle: &Handle) -> io::Result<bool> {
+        if let Some(editor) = handle.editor() {
+            let seal = self.engine.closing_edit(editor, caller);
+            return match editor.written().and_then(|draft| draft.poisoned()) {
+                Some(error) => Err(error),
+                None => Ok(seal),
+            };
         }
         let Some(writer) = handle.writer() else {
             return Ok(false);
@@ -31,21 +113,24 @@ impl Fs {
 
     /// Does before the answer to a close what can fail.
     pub fn seal(&self, handle: &Handle) -> io::Result<()> {
-        handle
-            .writer()
-            .map_or(Ok(()), |writer| self.engine.seal(&writer.draft))
+        let draft = match (handle.writer(), handle.editor()) {
+            (Some(writer), _) => Some(writer.draft.clone()),
+            (None, Some(editor)) => editor.edit.draft(),
+            (None, None) => None,
+        };
+        draft.map_or(Ok(()), |draft| self.engine.seal(&draft))
     }
 
     /// The content of `handle`'s file becomes durable.
     pub fn fsync(&self, handle: &Handle, data_only: bool) -> io::Result<()> {
-        let file = handle.file().ok_or_else(stale)?;
+        let content = self.content(handle)?;
         let synced = if data_only {
-            file.sync_data()
+            content.file().sync_data()
         } else {
-            file.sync_all()
+            content.file().sync_all()
         };
-        if let (Err(error), Some(writer)) = (&synced, handle.writer()) {
-            writer.draft.poison(error);
+        if let (Err(error), Some(draft)) = (&synced, content.draft()) {
+            draft.poison(error);
         }
         synced
     }
@@ -55,16 +140,22 @@ impl Fs {
         let Some(handle) = self.handles.remove(id) else {
             return;
         };
-        if let Some(table) = handle.table.get() {
-            self.locks.released(table, handle.id);
-        }
         if handle.locked_in_place.load(Ordering::Acquire) {
             self.engine.forget_locked_in_place(handle.id);
         }
+        if let Target::Editor(editor) = &handle.target {
+            let edit = editor.edit.clone();
+            return self.release_edit(handle, &edit);
+        }
+        if let Some(table) = handle.table.get() {
+            self.locks.released(table, handle.id);
+        }
         match &handle.target {
-            Target::Version { file, appending } => {
-                if let Some(id) = appending {
-                    self.engine.append_closed(*id);
+            Target::Version { file, counted } => {
+                match counted {
+                    Some(Counted::Append(id)) => self.engine.append_closed(*id),
+                    Some(Counted::Write(id)) => self.engine.in_place_closed(*id),
+                    None => {}
                 }
                 let pin = self.tree.unpinned(handle.node);
                 let unnamed = rustix::fs::fstat(file).is_ok_and(|stat| stat.st_nlink == 0);
@@ -80,7 +171,45 @@ impl Fs {
                     self.settle_in_turn(draft);
                 }
             }
-            Target::DraftReader(_) | Target::Directory(_) => {}
+            Target::Editor(_)
+            | Target::EditReader(_)
+            | Target::DraftReader(_)
+            | Target::Directory(_) => {}
+        }
+    }
+
+    /// The same for a handle of an edit. Its locks are given up after what was written under them is
+    /// published.
+    fn release_edit(self: &Arc<Self>, handle: Arc<Handle>, edit: &Arc<Edit<SystemDisk>>) {
+        let Some(editor) = handle.editor() else {
+            return;
+        };
+        let table = handle.table.get().cloned();
+        let locked = table
+            .as_ref()
+            .is_some_and(|table| self.locks.held_by(table, handle.id));
+        let unlock = {
+            let (fs, id) = (self.clone(), handle.id);
+            move || {
+                if let Some(table) = table {
+                    fs.locks.released(&table, id);
+                }
+            }
+        };
+        let publish = locked && editor.written().is_some();
+        let settle = self.engine.detach_edit(editor);
+        if publish && !settle {
+            return self.settling(edit.clone(), move |fs, edit| {
+                if let Err(error) = fs.publish_at_unlock(edit) {
+                    log::error!("{}: cannot be published: {error}", edit.path.display());
+                }
+                unlock();
+            });
+        }
+        if settle {
+            self.settle_edit_in_turn(edit.clone(), Some(Box::new(unlock)));
+        } else {
+            unlock();
         }
     }
 
@@ -92,12 +221,25 @@ impl Fs {
                     .supersede(&draft.place, draft.opener.map(|opener| opener.pid));
             }
             fs.engine.settle(&draft);
+            if let Some(edit) = fs.engine.edit_at(&draft.place.slot) {
+                fs.forget_content_of(&edit); // It may show what was just published.
+            }
         });
     }
 
     /// Everything that is open is closed as if its process had: the mount ends.
     pub fn close_all(self: &Arc<Self>) {
         for handle in self.handles.take_all() {
+            if let Target::Editor(editor) = &handle.target {
+                let closed = editor.opener_closed.load(Ordering::Acquire)
+                    && editor.written().is_some_and(|draft| !draft.is_dirty());
+                if !closed {
+                    self.engine.interrupt_edit(editor);
+                }
+                if self.engine.detach_edit(editor) {
+                    self.settle_edit_in_turn(editor.edit.clone(), None);
+                }
+            }
             if let Target::Writer(writer) = &handle.target {
                 // Its last close may have been heard of while the word of its release was lost with
                 // the mount; who has not closed it at all has not finished: that is no version.
@@ -111,8 +253,8 @@ impl Fs {
                 }
             }
         }
-        for draft in self.promises.take_all() {
-            self.promise_broken(&draft);
+        for promised in self.promises.take_all() {
+            self.promise_broken(&promised);
         }
     }
 

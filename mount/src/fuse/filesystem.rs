@@ -20,7 +20,6 @@ use super::attr;
 use super::attrs::Change;
 use super::errno::errno;
 use super::fs::{Entry, Fs, caller};
-use super::io::read_cached;
 use super::locking::Asked;
 use super::names::NewMode;
 use crate::engine::locks::Kind;
@@ -190,26 +189,26 @@ impl Filesystem for Adapter {
             mode,
             uid,
             gid,
-            size,
             atime,
             mtime,
         };
-        let claim = self.0.look(node.0).unwrap_or_default();
-        // Attributes of a draft are nobody's business yet: no journal to wait for in all likelihood.
-        let quick = size.is_none() && self.0.tree.draft(node.0).is_some();
-        let run = move |fs: &Arc<Fs>| match fs.setattr(
-            caller,
-            node.0,
-            handle.map(|handle| handle.0),
-            &change,
-        ) {
+        let handle = handle.map(|handle| handle.0);
+        let answer = move |fs: &Arc<Fs>, done: io::Result<()>| match done
+            .and_then(|()| fs.setattr(node.0, handle, &change))
+        {
             Ok((attr, ttl)) => reply.attr(&ttl, &attr),
             Err(error) => reply.error(errno(&error)),
         };
-        if quick {
-            self.0.inline(Ok(claim), run)
+        if let Some(len) = size {
+            return self.0.set_len(caller, node.0, handle, len, answer);
+        }
+        let answer = move |fs: &Arc<Fs>| answer(fs, Ok(()));
+        let claim = self.0.look(node.0).unwrap_or_default();
+        // Attributes of a draft are nobody's business yet: no journal to wait for in all likelihood.
+        if self.0.tree.draft(node.0).is_some() {
+            self.0.inline(Ok(claim), answer)
         } else {
-            self.0.queue(claim, run)
+            self.0.queue(claim, answer)
         }
     }
 
@@ -333,13 +332,17 @@ impl Filesystem for Adapter {
             Ok(opened) => reply.opened(FileHandle(opened.handle), opened.flags),
             Err(error) => reply.error(errno(&error)),
         };
-        let claim = self.0.look(node.0);
+        let (claim, long) = self
+            .0
+            .claim_of_open(node.0, flags.0)
+            .unwrap_or_else(|_| (Claim::default(), false));
         match self.0.waits_for_publish(caller, node.0) {
-            None => self.0.inline(claim, open),
+            None if long => self.0.queue(claim, open),
+            None => self.0.inline(Ok(claim), open),
             // Published by then, in all likelihood; else the open says that there is no such file.
             Some(draft) => self.0.aside(move |fs| {
                 draft.wait_until_settled(draft.closing_for());
-                fs.queue(claim.unwrap_or_default(), open);
+                fs.queue(claim, open);
             }),
         }
     }
@@ -390,7 +393,7 @@ impl Filesystem for Adapter {
         };
         let mut buffer = vec![0; size as usize];
         if buffer.len() <= INLINE_READ
-            && let Some(read) = read_cached(&handle, offset, &mut buffer)
+            && let Some(read) = self.0.read_cached(&handle, offset, &mut buffer)
         {
             return reply.data(&buffer[..read]);
         }
@@ -419,8 +422,15 @@ impl Filesystem for Adapter {
         };
         let data = data.to_vec();
         let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        self.0
-            .aside(move |fs| send_written(reply, fs.write(&handle, offset, &data, kill)));
+        let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let to = handle.clone();
+        self.0.change(&to, move |fs| {
+            let written = fs.write(&handle, offset, &data, kill);
+            if let Some(editor) = handle.editor().filter(|_| mapped) {
+                fs.engine.note_mapped_write(&editor.edit);
+            }
+            send_written(reply, written);
+        });
     }
 
     fn flush(
@@ -435,11 +445,9 @@ impl Filesystem for Adapter {
             Ok(handle) => handle,
             Err(error) => return reply.error(errno(&error)),
         };
-        match self.0.flush(caller(request), &handle, owner.0) {
-            Ok(true) => self.0.aside(move |fs| send_empty(reply, fs.seal(&handle))),
-            Ok(false) => reply.ok(),
-            Err(error) => reply.error(errno(&error)),
-        }
+        self.0.flush(caller(request), handle, owner.0, move |done| {
+            send_empty(reply, done)
+        });
     }
 
     fn release(
@@ -675,10 +683,13 @@ impl Filesystem for Adapter {
     ) {
         let caller = caller(request);
         match self.0.file_handle(handle.0) {
-            Ok(handle) => self.0.aside(move |fs| {
-                fs.changed_by(caller, &handle);
-                send_empty(reply, fs.fallocate(&handle, offset, length, mode));
-            }),
+            Ok(handle) => {
+                let to = handle.clone();
+                self.0.change(&to, move |fs| {
+                    let range = (offset, length);
+                    send_empty(reply, fs.fallocate(caller, &handle, range, mode));
+                });
+            }
             Err(error) => reply.error(errno(&error)),
         }
     }
@@ -721,13 +732,13 @@ impl Filesystem for Adapter {
             .file_handle(from_handle.0)
             .and_then(|from| Ok((from, self.0.file_handle(to_handle.0)?)));
         match both {
-            Ok((from, to)) => self.0.aside(move |fs| {
-                fs.changed_by(caller, &to);
-                send_written(
-                    reply,
-                    fs.copy_range((&from, from_offset), (&to, to_offset), len),
-                );
-            }),
+            Ok((from, to)) => {
+                let changed = to.clone();
+                self.0.change(&changed, move |fs| {
+                    let (from, to) = ((&*from, from_offset), (&*to, to_offset));
+                    send_written(reply, fs.copy_range(caller, from, to, len));
+                });
+            }
             Err(error) => reply.error(errno(&error)),
         }
     }

@@ -9,6 +9,7 @@ use fuser::{FileAttr, Request};
 use polystore::disk::{FileId, SystemDisk};
 
 use super::handles::Handles;
+use super::notices::Notices;
 use super::proc::ProcFs;
 use super::redirect::{Promises, SecondLooks};
 use super::tree::Tree;
@@ -43,6 +44,8 @@ pub struct Fs {
     pub promises: Promises,
     /// Opens of superseded versions that were told to look again.
     pub second_looks: SecondLooks,
+    /// What the kernel has to be told.
+    pub notices: Notices,
     /// The user this process runs as.
     pub uid: u32,
 }

@@ -9,6 +9,7 @@ use polystore::disk::{FileId, SystemDisk};
 
 use super::listing::Stream;
 use crate::engine::draft::{Draft, Writer};
+use crate::engine::editing::{Edit, Editor};
 use crate::engine::locks::Table;
 use crate::engine::process::Process;
 
@@ -18,15 +19,28 @@ pub enum Target {
     Version {
         /// The descriptor.
         file: Arc<File>,
-        /// The inode, if it is open for append.
-        appending: Option<FileId>,
+        /// As what it is counted among those who write the file itself.
+        counted: Option<Counted>,
     },
     /// A draft, to write (and read) it.
     Writer(Writer<SystemDisk>),
     /// A draft, to read it.
     DraftReader(Arc<Draft<SystemDisk>>),
+    /// What the editors of a name share, to write (and read) it.
+    Editor(Editor<SystemDisk>),
+    /// The same, to read it.
+    EditReader(Arc<Edit<SystemDisk>>),
     /// A directory's names.
     Directory(Mutex<Stream>),
+}
+
+/// A handle that writes a published file itself.
+#[derive(Clone, Copy, Debug)]
+pub enum Counted {
+    /// At its end.
+    Append(FileId),
+    /// Anywhere.
+    Write(FileId),
 }
 
 /// One open file description.
@@ -47,23 +61,32 @@ pub struct Handle {
     pub table: OnceLock<Arc<Table>>,
     /// Whether it is noted as an in-place file with byte-range locks.
     pub locked_in_place: AtomicBool,
+    /// Whether it wrote a published file through another node than its readers'.
+    pub wrote_in_place: AtomicBool,
 }
 
 impl Handle {
-    /// The backing file, of a handle that has one.
-    pub fn file(&self) -> Option<&File> {
-        match &self.target {
-            Target::Version { file, .. } => Some(file),
-            Target::Writer(writer) => Some(&writer.draft.file),
-            Target::DraftReader(draft) => Some(&draft.file),
-            Target::Directory(_) => None,
-        }
-    }
-
     /// The draft it writes to.
     pub fn writer(&self) -> Option<&Writer<SystemDisk>> {
         match &self.target {
             Target::Writer(writer) => Some(writer),
+            _ => None,
+        }
+    }
+
+    /// The edit it takes part in as a writer.
+    pub fn editor(&self) -> Option<&Editor<SystemDisk>> {
+        match &self.target {
+            Target::Editor(editor) => Some(editor),
+            _ => None,
+        }
+    }
+
+    /// The edit it was opened on.
+    pub fn edit(&self) -> Option<&Arc<Edit<SystemDisk>>> {
+        match &self.target {
+            Target::Editor(editor) => Some(&editor.edit),
+            Target::EditReader(edit) => Some(edit),
             _ => None,
         }
     }
@@ -103,6 +126,7 @@ impl Handles {
             opener: new.opener,
             table: OnceLock::new(),
             locked_in_place: AtomicBool::new(false),
+            wrote_in_place: AtomicBool::new(false),
         });
         self.map
             .lock()

@@ -1,5 +1,6 @@
 //! READ, WRITE, FALLOCATE, LSEEK and COPY_FILE_RANGE.
 
+use std::fs::File;
 use std::io;
 
 use polystore::disk::Disk;
@@ -7,9 +8,9 @@ use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::ReadWriteFlags;
 
 use super::attr;
-use super::errno::stale;
 use super::fs::Fs;
 use super::handles::Handle;
+use crate::engine::editing::Content;
 use crate::engine::process::Caller;
 
 /// How much one COPY_FILE_RANGE request copies at most; programs ask again for the rest. It
@@ -25,30 +26,29 @@ pub enum Failure {
     ChangesNothing,
 }
 
-/// Reads what is in the page cache, without waiting for the disk. `None` where that is not all.
-pub fn read_cached(handle: &Handle, offset: u64, buffer: &mut [u8]) -> Option<usize> {
-    let file = handle.file()?;
-    let wanted = buffer.len();
-    let slices = &mut [io::IoSliceMut::new(buffer)];
-    let read = rustix::io::preadv2(file, slices, offset, ReadWriteFlags::NOWAIT).ok()?;
-    if read == wanted {
-        return Some(read);
-    }
-    let end = rustix::fs::fstat(file).ok()?.st_size as u64;
-    (offset + read as u64 >= end).then_some(read)
-}
-
 impl Fs {
+    /// Reads what is in the page cache, without waiting for the disk. `None` where that is not all.
+    pub fn read_cached(&self, handle: &Handle, offset: u64, buffer: &mut [u8]) -> Option<usize> {
+        let content = self.content(handle).ok()?;
+        let file = content.file();
+        let wanted = buffer.len();
+        let slices = &mut [io::IoSliceMut::new(buffer)];
+        let read = rustix::io::preadv2(file, slices, offset, ReadWriteFlags::NOWAIT).ok()?;
+        if read == wanted {
+            return Some(read);
+        }
+        let end = rustix::fs::fstat(file).ok()?.st_size as u64;
+        (offset + read as u64 >= end).then_some(read)
+    }
+
     /// Reads until `buffer` is full or the file ends.
     pub fn read(&self, handle: &Handle, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let file = handle.file().ok_or_else(stale)?;
+        let content = self.content(handle)?;
         let mut filled = 0;
         while filled < buffer.len() {
-            match self
-                .engine
-                .disk
-                .read_at(file, &mut buffer[filled..], offset + filled as u64)?
-            {
+            let at = offset + filled as u64;
+            let rest = &mut buffer[filled..];
+            match self.engine.disk.read_at(content.file(), rest, at)? {
                 0 => break,
                 read => filled += read,
             }
@@ -64,20 +64,17 @@ impl Fs {
         data: &[u8],
         kill_privileges: bool,
     ) -> io::Result<u32> {
-        if kill_privileges {
-            self.drop_privileges(handle);
-        }
         let end = offset.saturating_add(data.len() as u64);
         // Kept from try to try: what an append has written once must not be written again.
         let written = std::cell::Cell::new(0);
-        self.changing(handle, end, Failure::LosesContent, |file| {
+        self.changing(handle, (u64::MAX, end), Failure::LosesContent, |file| {
+            if kill_privileges {
+                self.drop_privileges(file);
+            }
             while written.get() < data.len() {
                 let at = offset + written.get() as u64;
-                match self
-                    .engine
-                    .disk
-                    .write_at(file, &data[written.get()..], at)?
-                {
+                let rest = &data[written.get()..];
+                match self.engine.disk.write_at(file, rest, at)? {
                     0 => return Err(io::ErrorKind::WriteZero.into()),
                     count => written.set(written.get() + count),
                 }
@@ -91,31 +88,32 @@ impl Fs {
         Ok(data.len() as u32)
     }
 
-    /// Changes the content of `handle`'s file by `change`, which may reach to byte `end`. A
-    /// failure that loses content poisons a draft; a full disk is tried again without the oldest of salvage.
+    /// Changes the content of `handle`'s file by `change`, which may reach to byte `end` and wants
+    /// `keep` bytes of what is there. A failure that loses content poisons a draft; a full disk
+    /// is tried again without the oldest of salvage.
     pub fn changing(
         &self,
         handle: &Handle,
-        end: u64,
+        (keep, end): (u64, u64),
         failure: Failure,
-        change: impl Fn(&std::fs::File) -> io::Result<()>,
+        change: impl Fn(&File) -> io::Result<()>,
     ) -> io::Result<()> {
-        let file = handle.file().ok_or_else(stale)?;
-        let mut done = change(file);
+        let content = self.content_to_change(handle, keep)?;
+        let mut done = change(content.file());
         while let Err(error) = &done
             && failure == Failure::LosesContent
             && error.kind() == io::ErrorKind::StorageFull
             && self.make_room()
         {
-            done = change(file);
+            done = change(content.file());
         }
-        if let Some(writer) = handle.writer() {
+        if let Content::Draft(draft) = &content {
             match &done {
-                Ok(()) => self.engine.wrote(&writer.draft, end),
+                Ok(()) => self.engine.wrote(draft, end),
                 Err(error) if failure == Failure::LosesContent && is_lost_write(error) => {
-                    writer.draft.note_written(end);
-                    writer.draft.poison(error);
-                    log::warn!("{}: write failed: {error}", writer.draft.path.display());
+                    draft.note_written(end);
+                    draft.poison(error);
+                    log::warn!("{}: write failed: {error}", draft.path.display());
                 }
                 Err(_) => {}
             }
@@ -123,28 +121,19 @@ impl Fs {
         done
     }
 
-    /// `caller` is about to change the content of `handle`'s file other than by a write.
-    pub fn changed_by(&self, caller: Caller, handle: &Handle) {
-        if caller.uid != 0 {
-            self.drop_privileges(handle);
-        }
-    }
-
     /// Gives back space that nobody was promised. Whether there was any.
-    fn make_room(&self) -> bool {
+    pub fn make_room(&self) -> bool {
         let salvage = self.engine.salvage.as_ref();
         self.tree.free_superseded() || salvage.is_some_and(|salvage| salvage.make_room())
     }
 
     /// Clears suid, sgid and capabilities of a file that somebody without privileges writes,
     /// as the kernel would on its own file systems (FUSE_HANDLE_KILLPRIV_V2 leaves it to the server).
-    pub fn drop_privileges(&self, handle: &Handle) {
+    pub fn drop_privileges(&self, file: &File) {
         if self.uid != 0 {
             return; // The kernel below does it.
         }
-        if let Some(file) = handle.file()
-            && let Ok(stat) = attr::of_file(file)
-        {
+        if let Ok(stat) = attr::of_file(file) {
             let mode = u32::from(stat.stx_mode) & 0o7777;
             let cleared = crate::engine::opening::without_privileges(mode);
             if cleared != mode
@@ -157,26 +146,38 @@ impl Fs {
         }
     }
 
+    /// The same for a change by `caller` that the kernel does not mark.
+    fn changed_by(&self, caller: Caller, file: &File) {
+        if caller.uid != 0 {
+            self.drop_privileges(file);
+        }
+    }
+
     /// Reserves, punches or zeroes a range.
-    pub fn fallocate(&self, handle: &Handle, offset: u64, len: u64, mode: i32) -> io::Result<()> {
+    pub fn fallocate(
+        &self,
+        caller: Caller,
+        handle: &Handle,
+        (offset, len): (u64, u64),
+        mode: i32,
+    ) -> io::Result<()> {
         let flags = FallocateFlags::from_bits_retain(mode as u32);
         let changes_content = !flags.contains(FallocateFlags::KEEP_SIZE)
             || flags.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE);
         if !changes_content {
-            let file = handle.file().ok_or_else(stale)?;
-            return Ok(rustix::fs::fallocate(file, flags, offset, len)?);
+            let content = self.content(handle)?;
+            return Ok(rustix::fs::fallocate(content.file(), flags, offset, len)?);
         }
-        self.changing(
-            handle,
-            offset.saturating_add(len),
-            Failure::ChangesNothing,
-            |file| Ok(rustix::fs::fallocate(file, flags, offset, len)?),
-        )
+        let end = offset.saturating_add(len);
+        self.changing(handle, (u64::MAX, end), Failure::ChangesNothing, |file| {
+            self.changed_by(caller, file);
+            Ok(rustix::fs::fallocate(file, flags, offset, len)?)
+        })
     }
 
     /// Where data or a hole starts.
     pub fn lseek(&self, handle: &Handle, offset: i64, whence: i32) -> io::Result<i64> {
-        let file = handle.file().ok_or_else(stale)?;
+        let content = self.content(handle)?;
         let offset =
             u64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::ENXIO))?;
         let to = match whence {
@@ -185,43 +186,50 @@ impl Fs {
             _ => return Err(io::ErrorKind::InvalidInput.into()),
         };
         // The descriptor's own position is used by nobody: all reads and writes name theirs.
-        Ok(rustix::fs::seek(file, to)? as i64)
+        Ok(rustix::fs::seek(content.file(), to)? as i64)
     }
 
     /// Copies between two files of the mount, by reference where the file system can.
     pub fn copy_range(
         &self,
+        caller: Caller,
         (from, from_offset): (&Handle, u64),
         (to, to_offset): (&Handle, u64),
         len: u64,
     ) -> io::Result<u32> {
-        let source = from.file().ok_or_else(stale)?;
         let len = usize::try_from(len)
             .unwrap_or(COPIED_AT_ONCE)
             .min(COPIED_AT_ONCE);
+        let end = to_offset.saturating_add(len as u64);
         let copied = std::cell::Cell::new(0usize);
-        self.changing(
-            to,
-            to_offset.saturating_add(len as u64),
-            Failure::LosesContent,
-            |target| {
-                let (mut at, mut into) = (from_offset, to_offset);
-                copied.set(rustix::fs::copy_file_range(
-                    source,
-                    Some(&mut at),
-                    target,
-                    Some(&mut into),
-                    len,
-                )?);
-                Ok(())
-            },
-        )?;
+        self.changing(to, (u64::MAX, end), Failure::LosesContent, |target| {
+            self.changed_by(caller, target);
+            // The same file, perhaps: an edit reads its draft from the first write on.
+            let source = self.content(from)?;
+            let (mut at, mut into) = (from_offset, to_offset);
+            copied.set(rustix::fs::copy_file_range(
+                source.file(),
+                Some(&mut at),
+                target,
+                Some(&mut into),
+                len,
+            )?);
+            Ok(())
+        })?;
         Ok(copied.get() as u32)
     }
 
     /// Cuts or extends through a handle.
     pub fn truncate(&self, handle: &Handle, len: u64) -> io::Result<()> {
-        self.changing(handle, len, Failure::ChangesNothing, |file| {
+        self.changing(handle, (len, len), Failure::ChangesNothing, |file| {
+            self.engine.disk.set_len(file, len)
+        })
+    }
+
+    /// The same, for `caller`.
+    pub fn truncate_by(&self, caller: Caller, handle: &Handle, len: u64) -> io::Result<()> {
+        self.changing(handle, (len, len), Failure::ChangesNothing, |file| {
+            self.changed_by(caller, file);
             self.engine.disk.set_len(file, len)
         })
     }

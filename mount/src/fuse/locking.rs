@@ -10,12 +10,14 @@ use std::sync::atomic::Ordering;
 
 use fuser::{Errno, ReplyEmpty};
 use polystore::disk::SystemDisk;
+use rustix::fs::Statx;
 
 use super::attr;
 use super::errno::errno;
 use super::fs::Fs;
 use super::handles::Handle;
 use super::proc::system_call_of;
+use super::tree::content_stat;
 use crate::engine::draft::Draft;
 use crate::engine::locks::{Answer, Class, Kind, Refused, Request, Table};
 use crate::engine::order::Claim;
@@ -111,7 +113,10 @@ impl Fs {
         if let Some(writer) = handle.writer() {
             return writer.draft.place.slot.clone();
         }
-        let stat = handle.file().and_then(|file| attr::of_file(file).ok());
+        if let Some(edit) = handle.edit() {
+            return edit.place().slot;
+        }
+        let stat = self.stat_of(handle);
         let slot = self.tree.nodes().slot(handle.node);
         match (slot, stat) {
             (Some(slot), Some(stat)) if stat.stx_nlink <= 1 => slot,
@@ -127,6 +132,11 @@ impl Fs {
         }
     }
 
+    fn stat_of(&self, handle: &Handle) -> Option<Statx> {
+        let content = self.content(handle).ok()?;
+        content_stat(&content).ok()
+    }
+
     /// Locks or unlocks, and answers when that is decided.
     pub fn setlk(self: &Arc<Self>, asked: Asked, wait: bool, reply: ReplyEmpty) {
         let (handle, request) = match self
@@ -137,6 +147,9 @@ impl Fs {
             Err(error) => return reply.error(errno(&error)),
         };
         let table = self.table(&handle);
+        if request.kind == Kind::Unlock && self.locks.held_by(&table, handle.id) {
+            return self.unlock(handle, table, request, reply);
+        }
         let fs = self.clone();
         let answer: Answer = Box::new(move |outcome| match outcome {
             Ok(()) if request.kind == Kind::Unlock => reply.ok(),
@@ -148,6 +161,37 @@ impl Fs {
         self.locks.set(&table, request, wait, answer);
     }
 
+    /// Gives up a lock, after what was written under it can be seen.
+    fn unlock(
+        self: &Arc<Self>,
+        handle: Arc<Handle>,
+        table: Arc<Table>,
+        request: Request,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.clone();
+        let unlock = move || {
+            let answer: Answer = Box::new(move |_| reply.ok());
+            fs.locks.set(&table, request, false, answer);
+        };
+        let Some(edit) = handle.editor().map(|editor| editor.edit.clone()) else {
+            return unlock();
+        };
+        if edit.draft().is_some() {
+            return self.settling(edit, move |fs, edit| {
+                // What cannot be published is told to close.
+                if let Err(error) = fs.publish_at_unlock(edit) {
+                    log::warn!("{}: not published: {error}", edit.path.display());
+                }
+                unlock();
+            });
+        }
+        if handle.wrote_in_place.load(Ordering::Acquire) {
+            return self.show_in_place(&edit, Box::new(unlock));
+        }
+        unlock();
+    }
+
     /// A lock was granted: files are told from streams and databases by it.
     fn granted(
         self: &Arc<Self>,
@@ -156,7 +200,19 @@ impl Fs {
         request: Request,
         reply: ReplyEmpty,
     ) {
-        if handle.writable && !asked.is_whole() {
+        let ranged = handle.writable && !asked.is_whole();
+        if let Some(editor) = handle.editor().filter(|_| ranged) {
+            let handle = handle.clone();
+            return self.settling(editor.edit.clone(), move |fs, edit| {
+                match fs.engine.range_locked(edit) {
+                    Ok(true) => fs.note_locked_in_place(&handle),
+                    Ok(false) => {}
+                    Err(error) => log::warn!("{}: not in place: {error}", edit.path.display()),
+                }
+                reply.ok();
+            });
+        }
+        if ranged {
             self.note_locked_in_place(handle);
         }
         let fresh = handle
@@ -204,7 +260,7 @@ impl Fs {
             return;
         }
         let dir = self.tree.nodes().slot(handle.node).map(|slot| slot.dir);
-        let stat = handle.file().and_then(|file| attr::of_file(file).ok());
+        let stat = self.stat_of(handle);
         if let (Some(dir), Some(stat)) = (dir, stat) {
             self.engine
                 .note_locked_in_place(handle.id, attr::id(&stat), dir, handle.opener);

@@ -12,7 +12,8 @@ use rustix::fs::Statx;
 use super::attr;
 use super::fs::{Entry, Fs, NOT_REMEMBERED, REMEMBERED};
 use super::nodes::ROOT;
-use super::tree::draft_stat;
+use super::redirect::Promised;
+use super::tree::{content_stat, draft_stat};
 use crate::engine::draft::Draft;
 use crate::engine::process::Caller;
 use crate::engine::staging::is_hidden;
@@ -25,11 +26,14 @@ impl Fs {
             return Err(io::ErrorKind::NotFound.into());
         }
         let slot = self.tree.slot(parent, name)?;
-        if let Some(draft) = self.promises.see(caller.tid, &slot) {
-            return self.draft_entry(parent, name, &draft);
+        match self.promises.see(caller.tid, &slot) {
+            Some(Promised::Draft(draft)) => return self.draft_entry(parent, name, &draft),
+            Some(Promised::Edit(edit)) => return self.edit_entry(parent, name, &edit),
+            None => {}
         }
         let volatile = match self.engine.view(caller, &slot) {
             View::Draft(draft) => return self.draft_entry(parent, name, &draft),
+            View::Edit(edit) => return self.edit_entry(parent, name, &edit),
             View::Published { volatile } => volatile,
         };
         let dir = self.tree.dir(parent)?;
@@ -96,15 +100,17 @@ impl Fs {
     /// What is known of `node`, and for how long that may be remembered.
     pub fn getattr(&self, node: u64, handle: Option<u64>) -> io::Result<(FileAttr, Duration)> {
         let handle = handle.and_then(|id| self.handles.get(id));
-        let stat = match handle
-            .as_ref()
-            .and_then(|handle| Some((handle.node, handle.file()?)))
-        {
+        let content = match (&handle, self.tree.edit(node)) {
+            (_, Some(edit)) => Some(self.engine.edit_content(&edit)),
             // A handle on a draft that could not be shown under its own node.
-            Some((of, file)) if of == node && self.tree.draft(node).is_none() => {
-                attr::of_file(file)?
+            (Some(handle), None) if handle.node == node && self.tree.draft(node).is_none() => {
+                self.content(handle).ok()
             }
-            _ => self.tree.stat(node)?,
+            _ => None,
+        };
+        let stat = match content {
+            Some(content) => content_stat(&content)?,
+            None => self.tree.stat(node)?,
         };
         let in_motion =
             attr::kind(&stat) == Kind::Directory && self.engine.has_drafts_in(attr::id(&stat));

@@ -4,6 +4,7 @@ mod attach;
 mod attr;
 mod attrs;
 mod closing;
+mod editing;
 mod errno;
 mod filesystem;
 mod fs;
@@ -15,6 +16,7 @@ mod locking;
 mod lookup;
 mod names;
 mod nodes;
+mod notices;
 mod opening;
 mod proc;
 mod redirect;
@@ -192,6 +194,7 @@ fn new_fs(data: OwnedFd, direct: Direct, options: &MountOptions) -> Result<Arc<F
         handles: Default::default(),
         promises: Default::default(),
         second_looks: Default::default(),
+        notices: Default::default(),
         uid,
     }))
 }
@@ -236,8 +239,9 @@ impl Mounted {
     pub fn run(self) -> Result<(), Error> {
         let Mounted { session, fs, .. } = self;
         let ticker = Ticker::start(&fs)?;
+        let teller = fs.notices.start(session.notifier())?;
         let served = session.run();
-        drop(ticker);
+        drop((ticker, teller));
         fs.close_all();
         fs.pool.drain();
         fs.end_staging();

@@ -6,6 +6,7 @@
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use fuser::RenameFlags;
 use polystore::disk::{Kind, SystemDisk};
@@ -13,9 +14,10 @@ use rustix::fs::{AtFlags, FileType, Mode};
 
 use super::attr;
 use super::fs::{Entry, Fs};
-use super::nodes::ROOT;
+use super::nodes::{Nodes, ROOT};
 use super::opening::masked;
-use crate::engine::process::{Caller, Processes};
+use crate::engine::editing::Edit;
+use crate::engine::process::Caller;
 use crate::engine::slot::Place;
 use crate::engine::staging::is_hidden;
 
@@ -105,7 +107,7 @@ impl Fs {
         if let Some(draft) = self.tree.draft(node) {
             self.engine.publish_for_link(&draft)?;
         }
-        let source = self.tree.reach(node)?;
+        let source = self.reach(node)?;
         let path = source.path();
         rustix::fs::linkat(
             rustix::fs::CWD,
@@ -127,10 +129,13 @@ impl Fs {
         let file = attr::of_name(&*place.dir, name)
             .ok()
             .map(|stat| attr::id(&stat));
+        let edit = self.engine.edit_at(&place.slot);
         self.engine.unlink(caller, &place)?;
         self.locks.removed(&place.slot);
         let mut nodes = self.tree.nodes();
-        if let Some(node) = file.and_then(|id| nodes.of(id)) {
+        let edited = edit.and_then(|edit| nodes.of_edit(&edit));
+        let gone = file.and_then(|id| nodes.of(id));
+        for node in gone.into_iter().chain(edited) {
             nodes.unlinked(node, parent, name);
         }
         Ok(())
@@ -189,12 +194,29 @@ impl Fs {
                 .map(|stat| (attr::id(&stat), attr::kind(&stat)))
         };
         let (moved, replaced) = (id_at(&source), id_at(&target));
+        let edits = (
+            self.engine.edit_at(&source.slot),
+            self.engine.edit_at(&target.slot),
+        );
         let replace = !flags.contains(RenameFlags::RENAME_NOREPLACE);
         let draft = self.engine.rename(caller, &source, &target, replace)?;
         self.locks.renamed(&source.slot, &target.slot);
         let same = moved.map(|(id, _)| id) == replaced.map(|(id, _)| id);
         let gone = {
             let mut nodes = self.tree.nodes();
+            let of_edit = |edit: &Option<Arc<Edit<SystemDisk>>>, nodes: &Nodes| {
+                edit.as_ref().and_then(|edit| nodes.of_edit(edit))
+            };
+            if source.slot != target.slot {
+                if let Some(node) = of_edit(&edits.1, &nodes) {
+                    nodes.unlinked(node, to.0, to.1);
+                }
+                match of_edit(&edits.0, &nodes) {
+                    Some(node) if draft.is_some() => nodes.unlinked(node, from.0, from.1),
+                    Some(node) => nodes.renamed(node, to.0, to.1),
+                    None => {}
+                }
+            }
             let gone = replaced
                 .filter(|_| !same)
                 .and_then(|(id, kind)| Some((nodes.of(id)?, kind)));
@@ -230,20 +252,22 @@ impl Fs {
     ) -> io::Result<()> {
         let flags = rustix::fs::RenameFlags::EXCHANGE;
         rustix::fs::renameat_with(&*source.dir, from.1, &*target.dir, to.1, flags)?;
-        let process = self.engine.processes.process_of(caller.tid);
-        self.engine.name_taken(process, &source.slot, None);
-        self.engine.name_taken(process, &target.slot, None);
+        self.engine.exchanged(caller, source, target);
         self.locks.exchanged(&source.slot, &target.slot);
         let now_at = |place: &Place<SystemDisk>| {
             attr::of_name(&*place.dir, place.name()).map(|stat| attr::id(&stat))
         };
         let (at_source, at_target) = (now_at(source)?, now_at(target)?);
+        let edits = (
+            self.engine.edit_at(&source.slot),
+            self.engine.edit_at(&target.slot),
+        );
         let mut nodes = self.tree.nodes();
-        if let Some(node) = nodes.of(at_source) {
-            nodes.renamed(node, from.0, from.1);
-        }
-        if let Some(node) = nodes.of(at_target) {
-            nodes.renamed(node, to.0, to.1);
+        for (file, edit, (parent, name)) in [(at_source, edits.0, from), (at_target, edits.1, to)] {
+            let edited = edit.and_then(|edit| nodes.of_edit(&edit));
+            for node in nodes.of(file).into_iter().chain(edited) {
+                nodes.renamed(node, parent, name);
+            }
         }
         Ok(())
     }

@@ -6,6 +6,9 @@
 //! made-up one; then the kernel is not allowed to remember what it was told with the name, and
 //! asks for the attributes, which have the true st_ino.
 //!
+//! An edit has a node of its own, with a made-up number, beside those of the versions that it
+//! starts from: it has its own content and page cache.
+//!
 //! Invariants:
 //! 1. A node is in the table as long as the kernel has been told of it more often than it forgot it.
 //! 2. A number stands for one file as long as it is in the table.
@@ -21,6 +24,7 @@ use rustix::fs::Statx;
 
 use super::attr;
 use crate::engine::draft::Draft;
+use crate::engine::editing::Edit;
 use crate::engine::slot::SlotKey;
 
 /// The root's number, fixed by the kernel.
@@ -43,6 +47,8 @@ pub struct Node {
     pub unlinked: bool,
     /// The draft that it is, while there is one.
     pub draft: Weak<Draft<SystemDisk>>,
+    /// The edit that it is, while there is one.
+    pub edit: Weak<Edit<SystemDisk>>,
     /// A file that reaches it without its name, while handles are open.
     pub pin: Option<Arc<File>>,
     /// How many handles are open.
@@ -68,6 +74,14 @@ impl Node {
         let told = self.told.iter().flatten();
         let mut others = told.filter(|(tid, _)| Some(*tid) != writer);
         others.any(|(_, when)| when.elapsed() < age)
+    }
+}
+
+/// What stands for an edit where others have the inode of their file: no file is on that device.
+fn edit_id(edit: &Edit<SystemDisk>) -> FileId {
+    FileId {
+        device: u64::MAX,
+        inode: edit.id,
     }
 }
 
@@ -168,6 +182,7 @@ impl Nodes {
             name: name.to_owned(),
             unlinked: false,
             draft: Weak::new(),
+            edit: Weak::new(),
             pin: None,
             pins: 0,
             told: [None; 2],
@@ -183,10 +198,49 @@ impl Nodes {
         number
     }
 
+    /// Tells the kernel of an edit, found as `name` in `parent`: returns its number.
+    pub fn remember_edit(
+        &mut self,
+        parent: u64,
+        name: &OsStr,
+        edit: &Arc<Edit<SystemDisk>>,
+    ) -> u64 {
+        let id = edit_id(edit);
+        let number = match self.made_up.get(&id) {
+            Some(number) => *number,
+            None => self.make_up(id),
+        };
+        let node = self.map.entry(number).or_insert_with(|| Node {
+            id,
+            kind: Kind::File,
+            parent,
+            name: name.to_owned(),
+            unlinked: false,
+            draft: Weak::new(),
+            edit: Arc::downgrade(edit),
+            pin: None,
+            pins: 0,
+            told: [None; 2],
+            born: None,
+            lookups: 0,
+        });
+        node.lookups += 1;
+        number
+    }
+
+    /// The node of an edit, if the kernel knows it.
+    pub fn of_edit(&self, edit: &Edit<SystemDisk>) -> Option<u64> {
+        self.made_up.get(&edit_id(edit)).copied()
+    }
+
     /// What st_ino is for `node`: the inode's number, except that files of other file systems
     /// in the tree must not be taken for those of this one.
     pub fn shown_inode(&self, node: u64, stat: &Statx) -> u64 {
-        if attr::id(stat).device == self.device {
+        let edit = self
+            .map
+            .get(&node)
+            .is_some_and(|node| node.id.device == u64::MAX);
+        if edit || attr::id(stat).device == self.device {
             stat.stx_ino
         } else {
             node

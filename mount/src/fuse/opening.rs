@@ -14,11 +14,13 @@ use rustix::io::Errno;
 use super::attr;
 use super::errno::stale;
 use super::fs::{Entry, Fs, NOT_REMEMBERED};
-use super::handles::{Handle, NewHandle, Target};
+use super::handles::{Counted, Handle, NewHandle, Target};
 use super::nodes::ROOT;
+use super::redirect::Promised;
 use super::tree::{Dir, path_of};
 use crate::engine::draft::{Draft, Phase};
 use crate::engine::opening::{Access, Existing, New, Plan};
+use crate::engine::order::Claim;
 use crate::engine::process::{Caller, Processes};
 use crate::engine::slot::Place;
 use crate::engine::staging::is_hidden;
@@ -68,6 +70,21 @@ impl Fs {
             .filter(|draft| self.engine.must_wait_for(caller, draft))
     }
 
+    /// What an open of `node` has to wait for, and whether it can take long: an edit looks at the
+    /// first bytes of its file, and cuts alone.
+    pub fn claim_of_open(&self, node: u64, flags: i32) -> io::Result<(Claim, bool)> {
+        let wanted = access(OFlags::from_bits_retain(flags as u32));
+        let claim = self.look(node)?;
+        if wanted.read_only && !wanted.truncate {
+            return Ok((claim, false));
+        }
+        if let Some(edit) = self.tree.edit(node).filter(|_| wanted.truncate) {
+            return Ok((claim.and(Claim::alone(edit.id)), true));
+        }
+        let edits = !wanted.truncate && !wanted.append && self.tree.draft(node).is_none();
+        Ok((claim, edits))
+    }
+
     /// Opens `node`. An error of ESTALE makes the kernel look the name up again and come back.
     pub fn open(self: &Arc<Self>, caller: Caller, node: u64, flags: i32) -> io::Result<Opened> {
         let flags = OFlags::from_bits_retain(flags as u32);
@@ -85,10 +102,12 @@ impl Fs {
                 self.open_draft(caller, node, &draft, flags, false)
             };
         }
-        if reading {
-            self.open_to_read(caller, node, flags)
-        } else {
-            self.open_to_write(caller, node, flags)
+        let edit = self.tree.edit(node);
+        match edit {
+            Some(edit) if reading => Ok(self.edit_reader(caller, node, &edit)),
+            Some(edit) if edit.is_orphan() => self.open_edit(caller, node, &edit, flags, false),
+            _ if reading => self.open_to_read(caller, node, flags),
+            _ => self.open_to_write(caller, node, flags),
         }
     }
 
@@ -122,31 +141,40 @@ impl Fs {
     fn version_handle(&self, caller: Caller, node: u64, file: File, flags: OFlags) -> Opened {
         let file = Arc::new(file);
         let wanted = access(flags);
-        let appending = if wanted.append {
-            attr::of_file(&*file).ok().map(|stat| attr::id(&stat))
-        } else {
-            None
+        let id = attr::of_file(&*file).ok().map(|stat| attr::id(&stat));
+        let counted = match id {
+            Some(id) if wanted.append => Some(Counted::Append(id)),
+            Some(id) if !wanted.read_only => Some(Counted::Write(id)),
+            _ => None,
         };
-        if let Some(id) = appending {
-            self.engine.append_opened(id);
+        match counted {
+            Some(Counted::Append(id)) => self.engine.append_opened(id),
+            Some(Counted::Write(id)) => self.engine.in_place_opened(id, 1),
+            None => {}
         }
         self.tree.pinned(node, &file);
-        let target = Target::Version { file, appending };
-        let handle = self.add_handle(caller, node, target, flags);
         if wanted.truncate && caller.uid != 0 {
-            self.drop_privileges(&handle);
+            self.drop_privileges(&file);
         }
-        let flags = FopenFlags::FOPEN_KEEP_CACHE;
+        let target = Target::Version { file, counted };
+        let handle = self.add_handle(caller, node, target, flags);
         Opened {
             handle: handle.id,
-            flags,
+            flags: FopenFlags::FOPEN_KEEP_CACHE,
         }
     }
 
-    fn add_handle(&self, caller: Caller, node: u64, target: Target, flags: OFlags) -> Arc<Handle> {
+    pub fn add_handle(
+        &self,
+        caller: Caller,
+        node: u64,
+        target: Target,
+        flags: OFlags,
+    ) -> Arc<Handle> {
         let wanted = access(flags);
         let opener = match &target {
             Target::Writer(writer) => writer.opener,
+            Target::Editor(editor) => editor.opener,
             // Who reads is never asked for again.
             _ if wanted.read_only => None,
             _ => self.engine.processes.process_of(caller.tid),
@@ -179,15 +207,7 @@ impl Fs {
         flags: OFlags,
         direct: bool,
     ) -> io::Result<Opened> {
-        let promised = self
-            .promises
-            .take(caller.tid, &draft.place.slot)
-            .inspect(|other| {
-                if other.id != draft.id {
-                    self.promise_broken(other);
-                }
-            })
-            .is_some_and(|other| other.id == draft.id);
+        let promised = self.keep_promise(caller, &Promised::Draft(draft.clone()));
         let writer = self.engine.attach(draft, caller, promised);
         if access(flags).truncate && draft.is_written() {
             if let Err(error) = self.engine.disk.set_len(&draft.file, 0) {
@@ -210,6 +230,18 @@ impl Fs {
         })
     }
 
+    /// Ends the promise that `caller` has for the slot of `what`. Whether it was `what`.
+    pub fn keep_promise(self: &Arc<Self>, caller: Caller, what: &Promised) -> bool {
+        match self.promises.take(caller.tid, &what.slot()) {
+            Some(promised) if promised.is(what) => true,
+            Some(other) => {
+                self.promise_broken(&other);
+                false
+            }
+            None => false,
+        }
+    }
+
     fn open_to_write(
         self: &Arc<Self>,
         caller: Caller,
@@ -227,8 +259,15 @@ impl Fs {
         };
         // The kernel was sent to look again and came back to the published file: it cannot be
         // shown the draft (/proc/self/fd/N), so the handle goes around its cache.
-        if let Some(draft) = self.promises.see(caller.tid, &place.slot) {
-            return self.open_draft(caller, node, &draft, flags, true);
+        match self.promises.see(caller.tid, &place.slot) {
+            Some(Promised::Draft(draft)) => {
+                return self.open_draft(caller, node, &draft, flags, true);
+            }
+            Some(Promised::Edit(edit)) => {
+                let direct = self.tree.nodes().of_edit(&edit) != Some(node);
+                return self.open_edit(caller, node, &edit, flags, direct);
+            }
+            None => {}
         }
         let stat = match attr::of_name(&*place.dir, place.name()) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -248,15 +287,28 @@ impl Fs {
             }
             Plan::Draft(draft) => {
                 self.engine.promise(&draft);
-                if let Some(before) = self.promises.make(caller.tid, &draft) {
-                    self.promise_broken(&before);
-                }
-                Err(stale())
+                Err(self.redirect(caller, Promised::Draft(draft)))
+            }
+            Plan::Edit(edit) if self.tree.nodes().of_edit(&edit) == Some(node) => {
+                self.open_edit(caller, node, &edit, flags, false)
+            }
+            Plan::Edit(edit) if caller.tid == 0 => self.open_edit(caller, node, &edit, flags, true),
+            Plan::Edit(edit) => {
+                self.engine.promise_edit(&edit);
+                Err(self.redirect(caller, Promised::Edit(edit)))
             }
         }
     }
 
-    fn plan_existing(
+    /// Promises `what` to the thread that opens, and has the kernel look again.
+    fn redirect(self: &Arc<Self>, caller: Caller, what: Promised) -> io::Error {
+        if let Some(before) = self.promises.make(caller.tid, what) {
+            self.promise_broken(&before);
+        }
+        stale()
+    }
+
+    pub fn plan_existing(
         &self,
         caller: Caller,
         node: u64,
@@ -294,10 +346,19 @@ impl Fs {
     }
 
     /// A promise will not be kept.
-    pub fn promise_broken(self: &Arc<Self>, draft: &Arc<Draft<SystemDisk>>) {
-        if self.engine.break_promise(draft) {
-            // Either nobody ever opened it, or its last writer left the settling to whom it was promised.
-            self.settle_in_turn(draft.clone());
+    pub fn promise_broken(self: &Arc<Self>, promised: &Promised) {
+        // Either nobody ever opened it, or its last writer left the settling to whom it was promised.
+        match promised {
+            Promised::Draft(draft) => {
+                if self.engine.break_promise(draft) {
+                    self.settle_in_turn(draft.clone());
+                }
+            }
+            Promised::Edit(edit) => {
+                if self.engine.break_edit_promise(edit) {
+                    self.settle_edit_in_turn(edit.clone(), None);
+                }
+            }
         }
     }
 
@@ -332,8 +393,8 @@ impl Fs {
             mode: masked(&place.dir, mode, umask),
         };
         match self.engine.plan_new(caller, &place, &new, wanted)? {
-            Plan::InPlace => self.create_published(caller, parent, &place, &new, flags),
-            Plan::Draft(draft) => {
+            None => self.create_published(caller, parent, &place, &new, flags),
+            Some(draft) => {
                 let entry = self.draft_entry(parent, name, &draft)?;
                 let opened = self.open_draft(caller, entry.attr.ino.0, &draft, flags, false)?;
                 Ok((entry, opened))
@@ -372,6 +433,11 @@ impl Fs {
                 self.forget(node, 1);
                 entry = self.draft_entry(parent, place.name(), &draft)?;
                 self.open_draft(caller, entry.attr.ino.0, &draft, flags, false)
+            }
+            Plan::Edit(edit) => {
+                self.forget(node, 1);
+                entry = self.edit_entry(parent, place.name(), &edit)?;
+                self.open_edit(caller, entry.attr.ino.0, &edit, flags, false)
             }
         };
         if opened.is_err() {

@@ -1,10 +1,10 @@
 //! Promises: an OPEN of a published file that was answered ESTALE, so that the kernel
-//! looks the name up once more and is shown the draft.
+//! looks the name up once more and is shown the draft, or the edit.
 //!
 //! Invariants:
 //! 1. A promise belongs to one thread and one slot; a thread has one promise for a slot at most.
-//! 2. It ends when its draft is opened, when its thread is gone, or after [`LIFETIME`].
-//! 3. While it lives, its draft does: see [`Engine::promise`](crate::engine::Engine::promise).
+//! 2. It ends when what it promises is opened, when its thread is gone, or after [`LIFETIME`].
+//! 3. While it lives, so does what it promises: see [`Engine::promise`](crate::engine::Engine::promise).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use polystore::disk::SystemDisk;
 
 use crate::engine::draft::Draft;
+use crate::engine::editing::Edit;
 use crate::engine::slot::SlotKey;
 
 /// A thread that was not killed comes back long before this.
@@ -22,10 +23,36 @@ const LIFETIME: Duration = Duration::from_secs(1);
 /// However slow.
 const LONGEST: Duration = Duration::from_secs(30);
 
-type SharedDraft = Arc<Draft<SystemDisk>>;
+/// What somebody is to be shown instead of the published file.
+#[derive(Clone)]
+pub enum Promised {
+    /// The draft of a rewrite.
+    Draft(Arc<Draft<SystemDisk>>),
+    /// An edit.
+    Edit(Arc<Edit<SystemDisk>>),
+}
+
+impl Promised {
+    /// The slot in whose stead it is shown.
+    pub fn slot(&self) -> SlotKey {
+        match self {
+            Promised::Draft(draft) => draft.place.slot.clone(),
+            Promised::Edit(edit) => edit.place().slot,
+        }
+    }
+
+    /// Whether both are the same.
+    pub fn is(&self, other: &Promised) -> bool {
+        match (self, other) {
+            (Promised::Draft(one), Promised::Draft(other)) => one.id == other.id,
+            (Promised::Edit(one), Promised::Edit(other)) => one.id == other.id,
+            _ => false,
+        }
+    }
+}
 
 struct Promise {
-    draft: SharedDraft,
+    what: Promised,
     made: Instant,
 }
 
@@ -41,49 +68,50 @@ impl Promises {
         self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Promises `draft` to thread `tid`. Returns what was promised to it for that slot before.
-    pub fn make(&self, tid: u32, draft: &SharedDraft) -> Option<SharedDraft> {
+    /// Promises `what` to thread `tid`. Returns what was promised to it for that slot before.
+    pub fn make(&self, tid: u32, what: Promised) -> Option<Promised> {
+        let slot = what.slot();
         let mut map = self.lock();
         let promise = Promise {
-            draft: draft.clone(),
+            what,
             made: Instant::now(),
         };
-        let before = map.insert((tid, draft.place.slot.clone()), promise);
+        let before = map.insert((tid, slot), promise);
         self.count.store(map.len(), Ordering::Release);
-        before.map(|promise| promise.draft)
+        before.map(|promise| promise.what)
     }
 
     /// What thread `tid` is to be shown under `slot`.
-    pub fn see(&self, tid: u32, slot: &SlotKey) -> Option<SharedDraft> {
+    pub fn see(&self, tid: u32, slot: &SlotKey) -> Option<Promised> {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;
         }
         self.lock()
             .get(&(tid, slot.clone()))
-            .map(|promise| promise.draft.clone())
+            .map(|promise| promise.what.clone())
     }
 
     /// Ends the promise of thread `tid` for `slot`: it is being kept.
-    pub fn take(&self, tid: u32, slot: &SlotKey) -> Option<SharedDraft> {
+    pub fn take(&self, tid: u32, slot: &SlotKey) -> Option<Promised> {
         if self.count.load(Ordering::Acquire) == 0 {
             return None;
         }
         let mut map = self.lock();
         let promise = map.remove(&(tid, slot.clone()));
         self.count.store(map.len(), Ordering::Release);
-        promise.map(|promise| promise.draft)
+        promise.map(|promise| promise.what)
     }
 
     /// Ends all promises.
-    pub fn take_all(&self) -> Vec<SharedDraft> {
+    pub fn take_all(&self) -> Vec<Promised> {
         self.lock()
             .drain()
-            .map(|(_, promise)| promise.draft)
+            .map(|(_, promise)| promise.what)
             .collect()
     }
 
     /// Ends the promises that will not be kept.
-    pub fn expired(&self) -> Vec<SharedDraft> {
+    pub fn expired(&self) -> Vec<Promised> {
         if self.count.load(Ordering::Acquire) == 0 {
             return Vec::new();
         }
@@ -95,7 +123,7 @@ impl Promises {
             let age = promise.made.elapsed();
             let alive = age < LIFETIME || (age < LONGEST && there());
             if !alive {
-                broken.push(promise.draft.clone());
+                broken.push(promise.what.clone());
             }
             alive
         });

@@ -54,8 +54,8 @@ fn run(fs: &Weak<Fs>, stopped: &Receiver<()>) {
     while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
         let Some(fs) = fs.upgrade() else { return };
         let round = catch_unwind(AssertUnwindSafe(|| {
-            for draft in fs.promises.expired() {
-                fs.promise_broken(&draft);
+            for promised in fs.promises.expired() {
+                fs.promise_broken(&promised);
             }
             fs.tree.forget_superseded();
             fs.second_looks.forget_old();

@@ -17,6 +17,7 @@ use super::attr;
 use super::errno::stale;
 use super::nodes::{Nodes, ROOT};
 use crate::engine::draft::{Draft, Phase};
+use crate::engine::editing::{Content, Edit};
 use crate::engine::slot::{Place, SlotKey};
 
 /// A directory of the backing file system.
@@ -233,6 +234,11 @@ impl Tree {
         self.nodes().get(node)?.draft.upgrade()
     }
 
+    /// The edit that `node` is, while there is one.
+    pub fn edit(&self, node: u64) -> Option<Arc<Edit<SystemDisk>>> {
+        self.nodes().get(node)?.edit.upgrade()
+    }
+
     /// A file that reaches `node` whatever became of its name.
     pub fn pin(&self, node: u64) -> Option<Arc<File>> {
         self.nodes().get(node)?.pin.clone()
@@ -247,10 +253,10 @@ impl Tree {
             return Ok(Reach::Dir(self.root.clone()));
         }
         if let Some(draft) = self.draft(node) {
-            return Ok(Reach::Draft(draft));
+            return Ok(Reach::Open(Content::Draft(draft)));
         }
         if let Some(pin) = self.pin(node) {
-            return Ok(Reach::File(pin));
+            return Ok(Reach::Open(Content::Version(pin)));
         }
         let id = self.nodes().get(node).ok_or_else(stale)?.id;
         let place = self.place_of(node)?;
@@ -379,10 +385,8 @@ impl Tree {
 pub enum Reach {
     /// By a directory that is kept open.
     Dir(Arc<Dir>),
-    /// As a draft.
-    Draft(Arc<Draft<SystemDisk>>),
-    /// By an open handle.
-    File(Arc<File>),
+    /// As what handles have open.
+    Open(Content<SystemDisk>),
     /// By a descriptor that only names it (O_PATH).
     Named(OwnedFd),
 }
@@ -391,8 +395,7 @@ impl AsFd for Reach {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Reach::Dir(dir) => dir.as_fd(),
-            Reach::Draft(draft) => draft.file.as_fd(),
-            Reach::File(file) => file.as_fd(),
+            Reach::Open(content) => content.file().as_fd(),
             Reach::Named(fd) => fd.as_fd(),
         }
     }
@@ -407,8 +410,7 @@ impl Reach {
     /// The file, if calls that take a descriptor take this one.
     pub fn file(&self) -> Option<&File> {
         match self {
-            Reach::Draft(draft) => Some(&draft.file),
-            Reach::File(file) => Some(file),
+            Reach::Open(content) => Some(content.file()),
             Reach::Dir(_) | Reach::Named(_) => None,
         }
     }
@@ -417,6 +419,14 @@ impl Reach {
 /// A path to an open file, for calls that want one.
 pub fn path_of(fd: BorrowedFd<'_>) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}", fd.as_raw_fd()))
+}
+
+/// What is known of what a handle has open.
+pub fn content_stat(content: &Content<SystemDisk>) -> io::Result<Statx> {
+    match content {
+        Content::Version(file) => attr::of_file(&**file),
+        Content::Draft(draft) => draft_stat(draft),
+    }
 }
 
 /// What is known of a draft: it has the one link that it will have.

@@ -1,0 +1,220 @@
+//! Edits: what the requests of their handles have to wait for, and what the kernel has to forget.
+
+use std::ffi::OsStr;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use fuser::FopenFlags;
+use polystore::disk::{Disk, SystemDisk};
+use rustix::fs::OFlags;
+
+use super::attr;
+use super::errno::stale;
+use super::fs::{Entry, Fs, NOT_REMEMBERED};
+use super::handles::{Handle, Target};
+use super::opening::{Opened, access};
+use super::redirect::Promised;
+use super::tree::content_stat;
+use crate::engine::editing::{Content, Edit, Editor};
+use crate::engine::order::{Claim, Job};
+use crate::engine::process::Caller;
+
+type SharedEdit = Arc<Edit<SystemDisk>>;
+
+impl Fs {
+    /// What `handle` reads at this moment.
+    pub fn content(&self, handle: &Handle) -> io::Result<Content<SystemDisk>> {
+        match &handle.target {
+            Target::Version { file, .. } => Ok(Content::Version(file.clone())),
+            Target::Writer(writer) => Ok(Content::Draft(writer.draft.clone())),
+            Target::DraftReader(draft) => Ok(Content::Draft(draft.clone())),
+            Target::Editor(editor) => Ok(self.engine.edit_content(&editor.edit)),
+            Target::EditReader(edit) => Ok(self.engine.edit_content(edit)),
+            Target::Directory(_) => Err(stale()),
+        }
+    }
+
+    /// Where `handle` is to write; of what is there before, `keep` bytes are wanted. The first
+    /// write of an edit copies them.
+    pub fn content_to_change(&self, handle: &Handle, keep: u64) -> io::Result<Content<SystemDisk>> {
+        let Some(editor) = handle.editor() else {
+            return self.content(handle);
+        };
+        loop {
+            match self.engine.begin_write(editor, keep) {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull && self.make_room() => {}
+                Ok(content) => {
+                    if matches!(content, Content::Version(_)) && editor.edit.is_in_place() {
+                        handle.wrote_in_place.store(true, Ordering::Release);
+                    }
+                    return Ok(content);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Does in the pool what changes the content of `handle`'s file: of an edit not while its draft
+    /// is made, published or dropped.
+    pub fn change(self: &Arc<Self>, handle: &Handle, job: impl FnOnce(&Arc<Fs>) + Send + 'static) {
+        let Some(edit) = handle.editor().map(|editor| editor.edit.clone()) else {
+            return self.aside(job);
+        };
+        if !edit.is_ready() {
+            return self.queue(Claim::alone(edit.id), job);
+        }
+        self.queue(Claim::beside(edit.id), move |fs| {
+            if edit.is_ready() {
+                job(fs)
+            } else {
+                fs.queue(Claim::alone(edit.id), job)
+            }
+        });
+    }
+
+    /// Does in the pool, in its turn, what publishes or drops what is written in `edit`.
+    pub fn settling(
+        self: &Arc<Self>,
+        edit: SharedEdit,
+        job: impl FnOnce(&Arc<Fs>, &SharedEdit) + Send + 'static,
+    ) {
+        let slot = edit.place().slot;
+        let claim = Claim::change(slot.clone()).and(Claim::alone(edit.id));
+        self.queue(claim, move |fs| {
+            if edit.place().slot == slot {
+                job(fs, &edit);
+            } else {
+                fs.settling(edit, job); // Its file was renamed meanwhile.
+            }
+        });
+    }
+
+    /// Tells the kernel of an edit.
+    pub fn edit_entry(&self, parent: u64, name: &OsStr, edit: &SharedEdit) -> io::Result<Entry> {
+        let stat = content_stat(&self.engine.edit_content(edit))?;
+        let node = self.tree.nodes().remember_edit(parent, name, edit);
+        Ok(Entry {
+            attr: attr::to_kernel(&stat, node),
+            attr_ttl: NOT_REMEMBERED,
+            entry_ttl: NOT_REMEMBERED,
+        })
+    }
+
+    /// Opens an edit for reading.
+    pub fn edit_reader(&self, caller: Caller, node: u64, edit: &SharedEdit) -> Opened {
+        let target = Target::EditReader(edit.clone());
+        let handle = self.add_handle(caller, node, target, OFlags::RDONLY);
+        Opened {
+            handle: handle.id,
+            flags: FopenFlags::FOPEN_KEEP_CACHE,
+        }
+    }
+
+    /// Opens an edit for writing. `direct` where the kernel has to be kept from caching its
+    /// content under the node of the published file.
+    pub fn open_edit(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: u64,
+        edit: &SharedEdit,
+        flags: OFlags,
+        direct: bool,
+    ) -> io::Result<Opened> {
+        let promised = self.keep_promise(caller, &Promised::Edit(edit.clone()));
+        let editor = self.engine.attach_edit(edit, caller, promised);
+        let handle = self.add_handle(caller, node, Target::Editor(editor), flags);
+        if access(flags).truncate
+            && let Err(error) = self.truncate(&handle, 0)
+        {
+            self.release(handle.id);
+            return Err(error);
+        }
+        Ok(Opened {
+            handle: handle.id,
+            flags: if direct {
+                FopenFlags::FOPEN_DIRECT_IO
+            } else {
+                FopenFlags::FOPEN_KEEP_CACHE
+            },
+        })
+    }
+
+    /// Publishes or drops what nobody who wrote it has open any more, in its turn; `then` is
+    /// done after that.
+    pub fn settle_edit_in_turn(self: &Arc<Self>, edit: SharedEdit, then: Option<Job>) {
+        self.settling(edit, move |fs, edit| {
+            fs.settle_edit(edit);
+            if let Some(then) = then {
+                then();
+            }
+        });
+    }
+
+    fn settle_edit(&self, edit: &SharedEdit) {
+        self.supersede_for(edit);
+        if self.engine.settle_edit(edit) {
+            self.forget_content_of(edit);
+        }
+    }
+
+    /// Keeps for a moment what the draft of `edit` is about to replace.
+    fn supersede_for(&self, edit: &SharedEdit) {
+        if let Some(draft) = edit.draft() {
+            let opener = draft.opener.map(|opener| opener.pid);
+            self.tree.supersede(&edit.place(), opener);
+        }
+    }
+
+    /// Has the kernel forget what it has of an edit's content.
+    pub fn forget_content_of(&self, edit: &Edit<SystemDisk>) {
+        let node = self.tree.nodes().of_edit(edit);
+        if let Some(node) = node {
+            self.notices.invalidate(node);
+        }
+    }
+
+    /// What was written in place through the node of an edit is to be seen by those who have the
+    /// file open as itself; `then` is done after that.
+    pub fn show_in_place(&self, edit: &Edit<SystemDisk>, then: Job) {
+        let node = self.tree.nodes().of(edit.version());
+        match node {
+            Some(node) => self.notices.invalidate_then(node, then),
+            None => then(),
+        }
+    }
+
+    /// A lock that `editor` holds is about to be given up, or was: what is written so far is
+    /// published first, so that whoever locks next finds it.
+    pub fn publish_at_unlock(&self, edit: &SharedEdit) -> io::Result<()> {
+        self.supersede_for(edit);
+        self.engine.publish_edit(edit).map(drop)
+    }
+
+    /// Cuts or extends a file by its path: an edit in one step.
+    pub fn edit_len(&self, caller: Caller, edit: &SharedEdit, len: u64) -> io::Result<()> {
+        let editor = self.engine.attach_edit(edit, caller, true);
+        let done = self.cut(&editor, caller, len);
+        if done.is_err() {
+            // What could not be done changes nothing.
+            self.engine.interrupt_edit(&editor);
+        }
+        if self.engine.detach_edit(&editor) {
+            self.settle_edit(edit);
+        }
+        done
+    }
+
+    fn cut(&self, editor: &Editor<SystemDisk>, caller: Caller, len: u64) -> io::Result<()> {
+        let content = self.engine.begin_write(editor, len)?;
+        if caller.uid != 0 {
+            self.drop_privileges(content.file());
+        }
+        self.engine.disk.set_len(content.file(), len)?;
+        if let Content::Draft(draft) = &content {
+            self.engine.wrote(draft, len);
+            self.engine.seal(draft)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,131 @@
+//! Telling the kernel to drop what it keeps of a file.
+//!
+//! The kernel may first have to write out pages that were changed through a mapping, or wait for
+//! pages that are being read: requests that this process has to answer meanwhile. So one thread
+//! of its own tells, and nothing waits for it with anything held that a request may need.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use fuser::{INodeNo, Notifier};
+
+use crate::engine::order::Job;
+
+struct Notice {
+    node: u64,
+    /// What was waiting for this.
+    then: Vec<Job>,
+}
+
+#[derive(Default)]
+struct Queue {
+    // One at most for each node, so it is bounded by what the kernel knows.
+    notices: VecDeque<Notice>,
+    ended: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    more: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        // Entries are added and removed in single steps.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where notices are left.
+#[derive(Default)]
+pub struct Notices(Arc<Shared>);
+
+impl Notices {
+    /// Has the kernel drop the content and the attributes of `node`, soon.
+    pub fn invalidate(&self, node: u64) {
+        self.add(node, None);
+    }
+
+    /// The same; `then` is done after it.
+    pub fn invalidate_then(&self, node: u64, then: Job) {
+        self.add(node, Some(then));
+    }
+
+    fn add(&self, node: u64, then: Option<Job>) {
+        let mut queue = self.0.lock();
+        if queue.ended {
+            drop(queue);
+            return then.into_iter().for_each(|job| job());
+        }
+        match queue.notices.iter_mut().find(|notice| notice.node == node) {
+            Some(notice) => notice.then.extend(then),
+            None => queue.notices.push_back(Notice {
+                node,
+                then: then.into_iter().collect(),
+            }),
+        }
+        drop(queue);
+        self.0.more.notify_one();
+    }
+
+    /// Starts the thread that tells.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn start(&self, kernel: Notifier) -> io::Result<Teller> {
+        let shared = self.0.clone();
+        let thread = std::thread::Builder::new()
+            .name("notices".to_owned())
+            .spawn(move || run(&shared, &kernel))?;
+        Ok(Teller {
+            shared: self.0.clone(),
+            thread: Some(thread),
+        })
+    }
+}
+
+/// The thread that tells; it ends when this is dropped.
+pub struct Teller {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        self.shared.lock().ended = true;
+        self.shared.more.notify_one();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // A panic of it has been logged.
+        }
+    }
+}
+
+fn run(shared: &Shared, kernel: &Notifier) {
+    loop {
+        let notice = {
+            let mut queue = shared.lock();
+            loop {
+                if let Some(notice) = queue.notices.pop_front() {
+                    break notice;
+                }
+                if queue.ended {
+                    return;
+                }
+                queue = shared
+                    .more
+                    .wait(queue)
+                    .unwrap_or_else(PoisonError::into_inner);
+            }
+        };
+        // A node that the kernel has forgotten has nothing left to drop.
+        if let Err(error) = kernel.inval_inode(INodeNo(notice.node), 0, 0)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            log::debug!("node {}: not invalidated: {error}", notice.node);
+        }
+        notice.then.into_iter().for_each(|job| job());
+    }
+}
