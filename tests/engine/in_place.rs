@@ -40,9 +40,9 @@ fn names_that_match_a_pattern() {
 }
 
 #[test]
-fn edits_and_appends_of_what_exists() {
+fn appends_to_what_exists() {
     let world = World::with(&[("f", "old")]);
-    for how in [EDIT, APPEND] {
+    for how in [APPEND, APPEND] {
         let pid = world.tree.spawn();
         let handle = world.open(pid, "f", how);
         assert!(handle.is_in_place());
