@@ -342,3 +342,27 @@ fn a_process_whose_number_cannot_be_seen_writes_privately() {
     };
     assert_ne!(draft().id, draft().id);
 }
+
+#[test]
+fn a_settled_draft_gets_no_name_in_staging_any_more() {
+    // Whoever looks for old drafts may come late.
+    let world = World::with(&[("f", "old")]);
+    let published = world.tree.spawn();
+    let handle = world.open(published, "f", REWRITE);
+    world.write(&handle, "new");
+    let late = handle.draft().expect("a draft");
+    world.close(published, handle);
+    world.engine.secure(&late);
+    assert!(world.staged().is_empty());
+    let place = world.place("f").unwrap();
+    assert_eq!(world.existing("f", &place).stat.links, 1);
+
+    let dropped = world.tree.spawn();
+    let handle = world.open(dropped, "f", REWRITE);
+    world.write(&handle, "half");
+    let late = handle.draft().expect("a draft");
+    world.kill(dropped, &[], vec![handle]);
+    world.engine.secure(&late);
+    assert!(world.staged().is_empty());
+    assert_eq!(world.salvaged().len(), 1);
+}

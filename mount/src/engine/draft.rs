@@ -45,8 +45,10 @@ pub enum Phase {
 /// The name that the file of a draft has, if any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StagedName {
-    /// None: it vanishes with its last descriptor.
+    /// None yet: it vanishes with its last descriptor.
     Unnamed,
+    /// None any more, and none ever again: it was published or dropped.
+    Settled,
     /// A name in the staging directory of the session.
     Staging(OsString),
     /// A hidden name beside its target, because staging lies across a boundary.

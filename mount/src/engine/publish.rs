@@ -218,7 +218,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
                 _ => return Err(io::Error::other("a draft lost its name")),
             }
         }
-        *draft.name() = StagedName::Unnamed;
+        *draft.name() = StagedName::Settled;
         {
             let mut slots = self.slots();
             slots.remove(draft);
@@ -264,12 +264,15 @@ impl<D: Disk, P: Processes> Engine<D, P> {
 
     /// Gives a draft without any name its final one directly, where nothing has that name.
     fn place_new(&self, draft: &Draft<D>, to: &Place<D>) -> io::Result<bool> {
-        let name = draft.name();
+        let mut name = draft.name();
         if !draft.new_name || *name != StagedName::Unnamed {
             return Ok(false);
         }
         match self.disk.link(&draft.file, &to.dir, to.name()) {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                *name = StagedName::Settled;
+                Ok(true)
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(error) => Err(error),
         }
@@ -331,7 +334,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             // Better left in staging, for the next mount, than lost.
             return self.secure(draft);
         }
-        let name = std::mem::replace(&mut *draft.name(), StagedName::Unnamed);
+        let name = std::mem::replace(&mut *draft.name(), StagedName::Settled);
         self.drop_staged(&draft.place, &name);
     }
 
@@ -382,7 +385,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     /// Removes the name of a file that will not be published.
     pub(super) fn drop_staged(&self, place: &Place<D>, name: &StagedName) {
         let removed = match name {
-            StagedName::Unnamed => Ok(()),
+            StagedName::Unnamed | StagedName::Settled => Ok(()),
             StagedName::Staging(name) => self
                 .session
                 .as_ref()

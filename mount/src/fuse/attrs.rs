@@ -222,12 +222,11 @@ impl Fs {
         }
         // Only of what stands under the name now: the owner of an old version, through a handle that
         // is still open, has no say in what replaces the present one.
-        let id = self.tree.nodes().get(node).map(|node| node.id);
         let Ok(place) = self.tree.place_of(node) else {
             return Vec::new();
         };
         match attr::of_name(&*place.dir, place.name()) {
-            Ok(stat) if Some(attr::id(&stat)) == id => {
+            Ok(stat) if self.tree.nodes().is(node, &stat) => {
                 self.engine.drafts_of(&place.slot, attr::id(&stat))
             }
             _ => Vec::new(),

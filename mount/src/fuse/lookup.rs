@@ -120,7 +120,7 @@ impl Fs {
                 .tree
                 .nodes()
                 .get(node)
-                .is_some_and(|node| node.id != attr::id(&stat));
+                .is_some_and(|node| !node.is(&stat));
         let ttl = if in_motion || superseded {
             NOT_REMEMBERED
         } else {

@@ -60,6 +60,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// Whether `stat` tells of its file, and not of a later one with the same inode number.
+    pub fn is(&self, stat: &Statx) -> bool {
+        self.id == attr::id(stat) && self.born == attr::born(stat)
+    }
+
     /// Notes that thread `tid` was told of it, and is likely to open it next.
     pub fn tell(&mut self, tid: u32) {
         let now = Some((tid, Instant::now()));
@@ -121,6 +126,11 @@ impl Nodes {
         self.map.get(&node)
     }
 
+    /// Whether `stat` tells of the file that node `number` is.
+    pub fn is(&self, number: u64, stat: &Statx) -> bool {
+        self.map.get(&number).is_some_and(|node| node.is(stat))
+    }
+
     /// A node other than the root, to change it.
     pub fn get_mut(&mut self, node: u64) -> Option<&mut Node> {
         self.map.get_mut(&node)
@@ -170,7 +180,7 @@ impl Nodes {
     /// Tells the kernel of the file `stat`, found as `name` in `parent`: returns its number.
     pub fn remember(&mut self, parent: u64, name: &OsStr, stat: &Statx) -> u64 {
         let (id, kind, born) = (attr::id(stat), attr::kind(stat), attr::born(stat));
-        let another = |node: &Node| node.id != id || node.kind != kind || node.born != born;
+        let another = |node: &Node| !node.is(stat) || node.kind != kind;
         let number = match self.number(id) {
             Some(number) if !self.map.get(&number).is_some_and(another) => number,
             _ => self.make_up(id),

@@ -107,15 +107,15 @@ impl Tree {
             }
             let nodes = self.nodes();
             let found = nodes.get(at).ok_or_else(stale)?;
-            missing.push((at, found.name.clone(), found.id));
+            missing.push((at, found.name.clone()));
             at = found.parent;
             if missing.len() > DEEPEST {
                 return Err(io::Error::from_raw_os_error(libc::ENAMETOOLONG));
             }
         };
-        while let Some((node, name, id)) = missing.pop() {
+        while let Some((node, name)) = missing.pop() {
             let below = SystemDisk.open_subdir(&dir, &name).map_err(gone_is_stale)?;
-            if attr::id(&attr::of_file(&below)?) != id {
+            if !self.nodes().is(node, &attr::of_file(&below)?) {
                 return Err(stale());
             }
             dir = Arc::new(below);
@@ -212,17 +212,13 @@ impl Tree {
         if let Some(pin) = self.pin(node) {
             return attr::of_file(&*pin);
         }
-        let (id, kind) = self
-            .nodes()
-            .get(node)
-            .map(|node| (node.id, node.kind))
-            .ok_or_else(stale)?;
+        let kind = self.nodes().get(node).ok_or_else(stale)?.kind;
         let place = self.place_of(node)?;
         let stat = attr::of_name(&*place.dir, place.name()).map_err(gone_is_stale)?;
         // The kernel tries a path only twice, and asks for attributes on the way: of a superseded
         // version that nobody has open it is told what is true of the current one.
         let same_sort = attr::kind(&stat) == Kind::File && kind == Kind::File;
-        if attr::id(&stat) == id || same_sort {
+        if same_sort || self.nodes().is(node, &stat) {
             Ok(stat)
         } else {
             Err(stale())
@@ -258,12 +254,11 @@ impl Tree {
         if let Some(pin) = self.pin(node) {
             return Ok(Reach::Open(Content::Version(pin)));
         }
-        let id = self.nodes().get(node).ok_or_else(stale)?.id;
         let place = self.place_of(node)?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&*place.dir, place.name(), flags, Mode::empty())
             .map_err(|error| gone_is_stale(error.into()))?;
-        if attr::id(&attr::of_file(&fd)?) == id {
+        if self.nodes().is(node, &attr::of_file(&fd)?) {
             Ok(Reach::Named(fd))
         } else {
             Err(stale())
@@ -275,7 +270,6 @@ impl Tree {
     /// # Errors
     /// ESTALE where another version has taken its name; else the system's.
     pub fn open(&self, node: u64, flags: OFlags) -> io::Result<File> {
-        let id = self.nodes().get(node).ok_or_else(stale)?.id;
         let place = self.place_of(node)?;
         // A FIFO behind the mount's back must not hang the thread that reads requests.
         let careful = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
@@ -283,7 +277,7 @@ impl Tree {
         let now = flags.difference(OFlags::TRUNC) | careful;
         let fd = rustix::fs::openat(&*place.dir, place.name(), now, Mode::empty())
             .map_err(|error| gone_is_stale(error.into()))?;
-        if attr::id(&attr::of_file(&fd)?) != id {
+        if !self.nodes().is(node, &attr::of_file(&fd)?) {
             return Err(stale());
         }
         if flags.contains(OFlags::TRUNC) {
