@@ -21,6 +21,7 @@ mod attributes;
 mod cli;
 mod data;
 mod drafts;
+mod edits;
 mod fs;
 mod images;
 mod kill;
