@@ -354,7 +354,7 @@ impl World {
     ) -> io::Result<Handle> {
         let editor = self
             .engine
-            .attach_edit(edit, self.tree.caller(pid), promised);
+            .attach_edit(edit, self.tree.caller(pid), how, promised);
         if how.truncate {
             let content = self.engine.begin_write(&editor, 0)?;
             self.disk.set_len(content.file(), 0)?;

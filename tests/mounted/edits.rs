@@ -1,6 +1,6 @@
 //! Edits: existing files that are opened for writing without O_TRUNC, and appends.
 
-use crate::harness::{Setup, mount_only, promise, same};
+use crate::harness::{mount_only, promise, same};
 
 promise!(
     /// Editors see each other; readers see the old version until the last who wrote has closed.
@@ -254,6 +254,13 @@ equal(read("f"), b"01234567")
 equal(editor('os.pread(f.fileno(), 100, 0)'), b"ABC34")
 editor('f.close()')
 equal(read("f"), b"ABC34")
+# That is no reason to publish what a killed editor wrote.
+editor('f = open("f", "r+b", 0)')
+editor('f.write(b"half")')
+editor('os.truncate("f", 4)')
+other('os.truncate("f", 3)')
+editor.kill()
+equal(read("f"), b"ABC34")
 "#);
     }
 );
@@ -355,7 +362,7 @@ for line in read("lines").splitlines():
 equal(sorted(seen.values()), [199] * 8)
 "#);
         m.sh(r#"
-            touch log.txt; tail -f log.txt > "$TMPDIR/seen" & tail=$!
+            touch log.txt; tail -n +1 -f log.txt > "$TMPDIR/seen" & tail=$!
             for i in $(seq 50); do echo line $i >> log.txt; done
             for i in $(seq 100); do [ "$(wc -l < "$TMPDIR/seen")" = 50 ] && break; sleep 0.1; done
             kill $tail; diff "$TMPDIR/seen" log.txt"#);
@@ -407,6 +414,15 @@ equal(read("f"), b"0123456789\n")
 equal(editor('os.pread(f.fileno(), 100, 0)'), b"ABC3456789\nappended\n")
 editor('f.close()')
 equal(read("f"), b"ABC3456789\nappended\n")
+# Who has joined goes on appending, straight through.
+editor('f = open("f", "r+b", 0)')
+editor('f.write(b"xyz")')
+appender('log = open("f", "ab", 0)')
+appender('log.write(b"in the draft\\n")')
+editor('f.close()')
+equal(read("f"), b"ABC3456789\nappended\n", "the appender wrote it, too")
+appender('log.close()')
+equal(read("f"), b"xyz3456789\nappended\nin the draft\n")
 "#);
     }
 );

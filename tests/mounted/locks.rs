@@ -353,3 +353,30 @@ one.answer()
         m.py_within(Duration::from_secs(20), script);
     }
 );
+
+same!(
+    /// Programs open, then lock, then read: they find what was written before they got the lock.
+    readers_find_what_was_written_before_their_lock,
+    |m| {
+        m.py(r#"
+write("f", "first " * 1000)
+reader, mapper, writer = peers(3)
+for peer in (reader, mapper):
+    peer('f = open("f", "rb", 0)')
+equal(reader('f.read(5)'), b"first")
+writer('f = open("f", "r+b", 0); fcntl.flock(f, fcntl.LOCK_EX)')
+reader.ask('fcntl.flock(f, fcntl.LOCK_SH)')
+assert reader.waits()
+writer('f.write(b"second"); f.truncate(6)')
+writer('fcntl.flock(f, fcntl.LOCK_UN)')
+reader.answer()
+equal(reader('os.fstat(f.fileno()).st_size'), 6)
+equal(reader('os.pread(f.fileno(), 100, 0)'), b"second")
+reader('fcntl.flock(f, fcntl.LOCK_UN)')
+mapper('fcntl.lockf(f, fcntl.LOCK_SH)')
+equal(mapper('os.pread(f.fileno(), 100, 0)'), b"second")
+writer('f.close()')
+writer('fcntl.flock(open("f", "r+b", 0), fcntl.LOCK_EX)')
+"#);
+    }
+);

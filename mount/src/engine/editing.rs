@@ -222,6 +222,8 @@ pub struct Editor<D: Disk> {
     pub opener: Option<Process>,
     /// Whether that process has closed a descriptor of it since it wrote.
     pub opener_closed: AtomicBool,
+    /// Whether it only appends: the file is never copied for that.
+    appends: bool,
     id: u64,
     // The last draft that this handle was noted to have written.
     wrote: AtomicU64,
@@ -350,8 +352,14 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         state.unused()
     }
 
-    /// Opens `edit` for writing. `promised` says that this keeps a promise.
-    pub fn attach_edit(&self, edit: &Arc<Edit<D>>, caller: Caller, promised: bool) -> Editor<D> {
+    /// Opens `edit` for writing, as `access` says. `promised` says that this keeps a promise.
+    pub fn attach_edit(
+        &self,
+        edit: &Arc<Edit<D>>,
+        caller: Caller,
+        access: Access,
+        promised: bool,
+    ) -> Editor<D> {
         let id = self.next_draft.fetch_add(1, Ordering::Relaxed);
         let opener = self.opener(caller);
         let process = opener.process;
@@ -370,6 +378,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             edit: edit.clone(),
             opener: process,
             opener_closed: AtomicBool::new(false),
+            appends: access.append,
             id,
             wrote: AtomicU64::new(0),
         }
@@ -472,7 +481,8 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         if outdated || stat.id != edit.version() {
             self.catch_up(edit)?;
         }
-        let in_place = stat.links != 1
+        let in_place = editor.appends
+            || stat.links != 1
             || self.is_appended(stat.id)
             || self.is_written_in_place(stat.id)
             || !self.copy_for(editor, &place, stat, keep)?;
@@ -537,6 +547,19 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         }
         edit.state().mode = Mode::InPlace;
         Ok(())
+    }
+
+    /// Cuts or extends what is written in `edit`, if anything is. Whether that was so. Has to run alone.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn cut_written(&self, edit: &Edit<D>, len: u64) -> io::Result<bool> {
+        let Some(draft) = edit.draft() else {
+            return Ok(false);
+        };
+        self.disk.set_len(&draft.file, len)?;
+        self.wrote(&draft, len);
+        Ok(true)
     }
 
     /// A range was locked through a handle of `edit`: the program runs its own protocol, and

@@ -2,8 +2,8 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use fuser::FopenFlags;
 use polystore::disk::{Disk, SystemDisk};
@@ -17,6 +17,7 @@ use super::opening::{Opened, access};
 use super::redirect::Promised;
 use super::tree::content_stat;
 use crate::engine::editing::{Content, Edit, Editor};
+use crate::engine::opening::Access;
 use crate::engine::order::{Claim, Job};
 use crate::engine::process::Caller;
 
@@ -26,7 +27,10 @@ impl Fs {
     /// What `handle` reads at this moment.
     pub fn content(&self, handle: &Handle) -> io::Result<Content<SystemDisk>> {
         match &handle.target {
-            Target::Version { file, .. } => Ok(Content::Version(file.clone())),
+            Target::Version { file, .. } => {
+                let moved = handle.moved.lock().unwrap_or_else(PoisonError::into_inner);
+                Ok(Content::Version(moved.as_ref().unwrap_or(file).clone()))
+            }
             Target::Writer(writer) => Ok(Content::Draft(writer.draft.clone())),
             Target::DraftReader(draft) => Ok(Content::Draft(draft.clone())),
             Target::Editor(editor) => Ok(self.engine.edit_content(&editor.edit)),
@@ -122,7 +126,9 @@ impl Fs {
         direct: bool,
     ) -> io::Result<Opened> {
         let promised = self.keep_promise(caller, &Promised::Edit(edit.clone()));
-        let editor = self.engine.attach_edit(edit, caller, promised);
+        let editor = self
+            .engine
+            .attach_edit(edit, caller, access(flags), promised);
         let handle = self.add_handle(caller, node, Target::Editor(editor), flags);
         if access(flags).truncate
             && let Err(error) = self.truncate(&handle, 0)
@@ -192,8 +198,21 @@ impl Fs {
     }
 
     /// Cuts or extends a file by its path: an edit in one step.
-    pub fn edit_len(&self, caller: Caller, edit: &SharedEdit, len: u64) -> io::Result<()> {
-        let editor = self.engine.attach_edit(edit, caller, true);
+    pub fn edit_len(
+        self: &Arc<Self>,
+        caller: Caller,
+        edit: &SharedEdit,
+        len: u64,
+    ) -> io::Result<()> {
+        // Others decide what becomes of what they have written.
+        let cut = self.engine.cut_written(edit, len);
+        if !matches!(cut, Ok(false)) {
+            self.promise_broken(&Promised::Edit(edit.clone()));
+            return cut.map(drop);
+        }
+        let editor = self
+            .engine
+            .attach_edit(edit, caller, Access::default(), true);
         let done = self.cut(&editor, caller, len);
         if done.is_err() {
             // What could not be done changes nothing.

@@ -421,11 +421,10 @@ impl Filesystem for Adapter {
             Err(error) => return reply.error(errno(&error)),
         };
         let data = data.to_vec();
-        let kill = write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let to = handle.clone();
         self.0.change(&to, move |fs| {
-            let written = fs.write(&handle, offset, &data, kill);
+            let written = fs.write(&handle, offset, &data, write_flags);
             if let Some(editor) = handle.editor().filter(|_| mapped) {
                 fs.engine.note_mapped_write(&editor.edit);
             }

@@ -55,8 +55,12 @@ pub struct Handle {
     pub synchronous: bool,
     /// Whether it may write.
     pub writable: bool,
+    /// Whether every write goes to the end (O_APPEND).
+    pub appends: bool,
     /// Who opened it.
     pub opener: Option<Process>,
+    /// The version that it was moved to since, because a lock was granted on its node.
+    pub moved: Mutex<Option<Arc<File>>>,
     /// The lock table it locked in first.
     pub table: OnceLock<Arc<Table>>,
     /// Whether it is noted as an in-place file with byte-range locks.
@@ -110,6 +114,8 @@ pub struct NewHandle {
     /// See [`Handle`].
     pub writable: bool,
     /// See [`Handle`].
+    pub appends: bool,
+    /// See [`Handle`].
     pub opener: Option<Process>,
 }
 
@@ -123,7 +129,9 @@ impl Handles {
             target: new.target,
             synchronous: new.synchronous,
             writable: new.writable,
+            appends: new.appends,
             opener: new.opener,
+            moved: Mutex::new(None),
             table: OnceLock::new(),
             locked_in_place: AtomicBool::new(false),
             wrote_in_place: AtomicBool::new(false),
@@ -142,6 +150,13 @@ impl Handles {
             .unwrap_or_else(PoisonError::into_inner)
             .get(&id)
             .cloned()
+    }
+
+    /// The handles that were opened on `node`.
+    pub fn of_node(&self, node: u64) -> Vec<Arc<Handle>> {
+        let map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let handles = map.values().filter(|handle| handle.node == node);
+        handles.cloned().collect()
     }
 
     /// Removes a handle.

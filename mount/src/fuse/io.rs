@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 
+use fuser::WriteFlags;
 use polystore::disk::Disk;
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::ReadWriteFlags;
@@ -62,8 +63,11 @@ impl Fs {
         handle: &Handle,
         offset: u64,
         data: &[u8],
-        kill_privileges: bool,
+        how: WriteFlags,
     ) -> io::Result<u32> {
+        let kill_privileges = how.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        // Pages that were changed through a mapping come by any handle, and have their place.
+        let appends = handle.appends && !how.contains(WriteFlags::FUSE_WRITE_CACHE);
         let end = offset.saturating_add(data.len() as u64);
         // Kept from try to try: what an append has written once must not be written again.
         let written = std::cell::Cell::new(0);
@@ -74,7 +78,14 @@ impl Fs {
             while written.get() < data.len() {
                 let at = offset + written.get() as u64;
                 let rest = &data[written.get()..];
-                match self.engine.disk.write_at(file, rest, at)? {
+                let count = if appends {
+                    // The end that the kernel knows may be another node's of the same file.
+                    let end = ReadWriteFlags::APPEND;
+                    rustix::io::pwritev2(file, &[io::IoSlice::new(rest)], 0, end)?
+                } else {
+                    self.engine.disk.write_at(file, rest, at)?
+                };
+                match count {
                     0 => return Err(io::ErrorKind::WriteZero.into()),
                     count => written.set(written.get() + count),
                 }

@@ -113,6 +113,7 @@ impl Fs {
             target: Target::Directory(Mutex::new(stream)),
             synchronous: false,
             writable: false,
+            appends: false,
             opener: None,
         });
         Ok(Opened {

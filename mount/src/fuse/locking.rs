@@ -4,18 +4,19 @@
 //! is fcntl's; for a whole file the system call of the waiting thread tells.
 
 use std::ffi::OsString;
+use std::fs::File;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 
 use fuser::{Errno, ReplyEmpty};
-use polystore::disk::SystemDisk;
+use polystore::disk::{Disk, Kind as FileKind, SystemDisk};
 use rustix::fs::Statx;
 
 use super::attr;
 use super::errno::errno;
 use super::fs::Fs;
-use super::handles::Handle;
+use super::handles::{Handle, Target};
 use super::proc::system_call_of;
 use super::tree::content_stat;
 use crate::engine::draft::Draft;
@@ -220,7 +221,7 @@ impl Fs {
             .map(|writer| writer.draft.clone())
             .filter(|draft| draft.new_name && !draft.is_written() && Fs::is_private(draft));
         let Some(draft) = fresh else {
-            return reply.ok();
+            return self.catch_up(handle.clone(), reply);
         };
         let (handle, whole) = (handle.clone(), asked.is_whole());
         self.queue(Claim::change(draft.place.slot.clone()), move |fs| {
@@ -246,6 +247,42 @@ impl Fs {
                 _ => errno(&error),
             });
         });
+    }
+
+    /// Programs open, then lock, then read: who reads goes on with the version that is published
+    /// now, and with him all who read the same node, because they share its pages.
+    fn catch_up(self: &Arc<Self>, handle: Arc<Handle>, reply: ReplyEmpty) {
+        let reads = matches!(&handle.target, Target::Version { counted: None, .. });
+        let place = self.tree.place_of(handle.node);
+        let (true, Ok(place)) = (reads, place) else {
+            return reply.ok();
+        };
+        self.inline(Ok(Claim::look(place.slot.clone())), move |fs| {
+            let current = attr::of_name(&*place.dir, place.name());
+            let shown = fs.stat_of(&handle).map(|stat| attr::id(&stat));
+            let (Ok(current), Some(shown)) = (current, shown) else {
+                return reply.ok();
+            };
+            if attr::id(&current) == shown || attr::kind(&current) != FileKind::File {
+                return reply.ok();
+            }
+            match SystemDisk.open(&place.dir, place.name(), false) {
+                Ok(file) => fs.move_node(handle.node, Arc::new(file)),
+                Err(error) => log::debug!("{:?}: not moved: {error}", place.name()),
+            }
+            let answer = Box::new(move || reply.ok());
+            fs.notices.invalidate_then(handle.node, answer);
+        });
+    }
+
+    fn move_node(&self, node: u64, file: Arc<File>) {
+        self.tree.moved(node, &file);
+        for handle in self.handles.of_node(node) {
+            if matches!(&handle.target, Target::Version { counted: None, .. }) {
+                let mut moved = handle.moved.lock().unwrap_or_else(PoisonError::into_inner);
+                *moved = Some(file.clone());
+            }
+        }
     }
 
     fn is_private(draft: &Draft<SystemDisk>) -> bool {

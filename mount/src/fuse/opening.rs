@@ -37,12 +37,12 @@ const SETGID: u32 = 0o2000;
 
 /// Flags that are passed on to the backing file. O_DIRECT asks for aligned buffers, which
 /// the kernel does not promise here; it keeps the page cache of the mount out of it by itself.
+/// O_APPEND is done write by write: what comes from a mapping has its own place.
 fn passed_on(flags: OFlags) -> OFlags {
     flags
         & (OFlags::RDONLY
             | OFlags::WRONLY
             | OFlags::RDWR
-            | OFlags::APPEND
             | OFlags::SYNC
             | OFlags::DSYNC
             | OFlags::NOATIME
@@ -184,6 +184,7 @@ impl Fs {
             target,
             synchronous: flags.intersects(OFlags::SYNC | OFlags::DSYNC),
             writable: !wanted.read_only,
+            appends: wanted.append,
             opener,
         })
     }
@@ -279,8 +280,7 @@ impl Fs {
         };
         match self.plan_existing(caller, node, &place, &stat, flags)? {
             Plan::InPlace => self
-                .tree
-                .open(node, passed_on(flags))
+                .open_in_place(node, flags)
                 .map(|file| self.version_handle(caller, node, file, flags)),
             Plan::Draft(draft) if caller.tid == 0 => {
                 self.open_draft(caller, node, &draft, flags, true)
@@ -297,6 +297,19 @@ impl Fs {
                 self.engine.promise_edit(&edit);
                 Err(self.redirect(caller, Promised::Edit(edit)))
             }
+        }
+    }
+
+    /// Opens the published file itself.
+    fn open_in_place(&self, node: u64, flags: OFlags) -> io::Result<File> {
+        match self.tree.open(node, passed_on(flags)) {
+            // An append-only file (chattr +a) may be opened in no other way.
+            Err(error)
+                if error.raw_os_error() == Some(libc::EPERM) && flags.contains(OFlags::APPEND) =>
+            {
+                self.tree.open(node, passed_on(flags) | OFlags::APPEND)
+            }
+            other => other,
         }
     }
 
@@ -426,7 +439,7 @@ impl Fs {
         };
         let opened = match plan {
             Plan::InPlace => {
-                let file = self.tree.open(node, passed_on(flags))?;
+                let file = self.open_in_place(node, flags)?;
                 Ok(self.version_handle(caller, node, file, flags))
             }
             Plan::Draft(draft) => {

@@ -306,6 +306,13 @@ impl Tree {
         }
     }
 
+    /// What reaches `node` from now on is `file`, another version.
+    pub fn moved(&self, node: u64, file: &Arc<File>) {
+        if let Some(node) = self.nodes().get_mut(node) {
+            node.pin = Some(file.clone());
+        }
+    }
+
     /// A new version is about to take `place`: keeps the old one for a moment if somebody other
     /// than `writer` has just been told of it and may be about to open it.
     pub fn supersede(&self, place: &Place<SystemDisk>, writer: Option<u32>) {
