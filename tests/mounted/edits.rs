@@ -1,6 +1,6 @@
 //! Edits: existing files that are opened for writing without O_TRUNC, and appends.
 
-use crate::harness::{mount_only, promise, same};
+use crate::harness::{Setup, mount_only, promise, same};
 
 promise!(
     /// Editors see each other; readers see the old version until the last who wrote has closed.
@@ -500,6 +500,78 @@ equal(read("f"), b"0123456789")
 with open("f", "r+b") as f:
     f.write(b"AB")
 equal(read("f"), b"AB23456789")
+"#);
+    }
+);
+
+/// The first write shares the extents of the version: it costs neither time nor space.
+const SHARED_EXTENTS: &str = r#"
+write("f", os.urandom(100 << 20))
+digest = hashlib.sha256(read("f")).digest()
+os.sync()
+old = open("f", "rb")
+def free():
+    os.sync()
+    stat = os.statvfs(".")
+    return stat.f_bavail * stat.f_frsize
+before = free()
+editor, = peers(1)
+editor('f = open("f", "r+b", 0)')
+editor('os.pwrite(f.fileno(), b"edit", 50 << 20)')
+assert free() > before - (20 << 20), "the content was copied"
+equal(hashlib.sha256(old.read()).digest(), digest)
+editor('f.close()')
+with open("f", "rb") as f:
+    equal(os.pread(f.fileno(), 4, 50 << 20), b"edit")
+equal(os.stat("f").st_size, 100 << 20)
+os.truncate("f", (60 << 20) + 5)
+with open("f", "r+b") as f:
+    f.truncate(10)
+assert os.stat("f").st_size == 10
+"#;
+
+same!(
+    extents_are_shared_on_btrfs,
+    Setup::on_image("btrfs", 320),
+    |m| {
+        m.py(SHARED_EXTENTS);
+    }
+);
+
+same!(
+    extents_are_shared_on_xfs,
+    Setup::on_image("xfs", 320),
+    |m| {
+        m.py(SHARED_EXTENTS);
+    }
+);
+
+mount_only!(
+    /// While a big file is copied for its first write, others are served.
+    copying_holds_up_nobody,
+    |m| {
+        m.py(r#"
+with open("big", "wb") as f:
+    for _ in range(6):
+        f.write(os.urandom(64 << 20))
+fd = os.open("big", os.O_RDWR)
+def first_write():
+    start = time.monotonic()
+    os.pwrite(fd, b"x", 0)
+    done.append(time.monotonic() - start)
+done = []
+thread = threading.Thread(target=first_write)
+thread.start()
+served = 0
+while not done:
+    with open("small", "w") as f:
+        f.write(str(served))
+    with open("small", "r+") as f:
+        f.write("+")
+    served += 1
+thread.join()
+assert served > 1 or done[0] < 0.05, f"{served} others were served in {done[0]} s"
+os.close(fd)
 "#);
     }
 );
