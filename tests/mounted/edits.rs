@@ -1,6 +1,6 @@
 //! Edits: existing files that are opened for writing without O_TRUNC, and appends.
 
-use crate::harness::{Setup, mount_only, promise, same};
+use crate::harness::{mount_only, promise, same};
 
 promise!(
     /// Editors see each other; readers see the old version until the last who wrote has closed.

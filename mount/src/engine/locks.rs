@@ -218,6 +218,15 @@ impl Locks {
         tables.extend(of_b.map(|table| (a.clone(), table)));
     }
 
+    /// A file got another name: from now on it is locked as itself (`file`), by those who know it by
+    /// its first name, too.
+    pub fn linked(&self, slot: &SlotKey, file: SlotKey) {
+        let mut tables = unpoisoned(&self.tables);
+        if let Some(table) = tables.get(slot).cloned() {
+            tables.insert(file, table);
+        }
+    }
+
     /// The name is gone; old handles keep their locks among themselves.
     pub fn removed(&self, slot: &SlotKey) {
         unpoisoned(&self.tables).remove(slot);

@@ -12,6 +12,7 @@ use super::handles::Handles;
 use super::notices::Notices;
 use super::proc::ProcFs;
 use super::redirect::{Promises, SecondLooks};
+use super::ticker::Waker;
 use super::tree::Tree;
 use crate::engine::Engine;
 use crate::engine::locks::Locks;
@@ -44,6 +45,8 @@ pub struct Fs {
     pub promises: Promises,
     /// Opens of superseded versions that were told to look again.
     pub second_looks: SecondLooks,
+    /// Wakes the thread that looks after those who wait.
+    pub waker: Waker,
     /// What the kernel has to be told.
     pub notices: Notices,
     /// The user this process runs as.

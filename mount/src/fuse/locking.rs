@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use fuser::{Errno, ReplyEmpty};
-use polystore::disk::{Disk, Kind as FileKind, SystemDisk};
+use polystore::disk::{Disk, FileId, Kind as FileKind, SystemDisk};
 use rustix::fs::Statx;
 
 use super::attr;
@@ -88,6 +88,14 @@ impl Asked {
     }
 }
 
+/// The key of the locks of a file that has no name, or several.
+pub fn file_as_slot(file: FileId) -> SlotKey {
+    SlotKey {
+        dir: file,
+        name: OsString::new(),
+    }
+}
+
 impl Fs {
     /// The table that `handle` locks in: that of its slot, or of the file itself if that has
     /// no name or several.
@@ -121,15 +129,11 @@ impl Fs {
         let slot = self.tree.nodes().slot(handle.node);
         match (slot, stat) {
             (Some(slot), Some(stat)) if stat.stx_nlink <= 1 => slot,
-            (slot, Some(stat)) if stat.stx_nlink > 1 || slot.is_none() => SlotKey {
-                dir: attr::id(&stat),
-                name: OsString::new(),
-            },
+            (slot, Some(stat)) if stat.stx_nlink > 1 || slot.is_none() => {
+                file_as_slot(attr::id(&stat))
+            }
             (Some(slot), _) => slot,
-            (None, _) => SlotKey {
-                dir: self.tree.root_id(),
-                name: OsString::new(),
-            },
+            (None, _) => file_as_slot(self.tree.root_id()),
         }
     }
 
@@ -159,7 +163,11 @@ impl Fs {
             Err(Refused::Interrupted) => reply.error(Errno::EINTR),
             Err(Refused::Deadlock) => reply.error(Errno::EDEADLK),
         });
+        let nobody_waited = !self.locks.anyone_waiting();
         self.locks.set(&table, request, wait, answer);
+        if nobody_waited && self.locks.anyone_waiting() {
+            self.waker.wake();
+        }
     }
 
     /// Gives up a lock, after what was written under it can be seen.

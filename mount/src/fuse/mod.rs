@@ -194,6 +194,7 @@ fn new_fs(data: OwnedFd, direct: Direct, options: &MountOptions) -> Result<Arc<F
         handles: Default::default(),
         promises: Default::default(),
         second_looks: Default::default(),
+        waker: Default::default(),
         notices: Default::default(),
         uid,
     }))

@@ -14,6 +14,7 @@ use rustix::fs::{AtFlags, FileType, Mode};
 
 use super::attr;
 use super::fs::{Entry, Fs};
+use super::locking::file_as_slot;
 use super::nodes::{Nodes, ROOT};
 use super::opening::masked;
 use crate::engine::editing::Edit;
@@ -117,6 +118,10 @@ impl Fs {
             AtFlags::SYMLINK_FOLLOW,
         )?;
         let stat = attr::of_name(&*place.dir, name)?;
+        let known_as = self.tree.nodes().slot(node);
+        if let Some(slot) = known_as.filter(|_| !self.locks.is_empty()) {
+            self.locks.linked(&slot, file_as_slot(attr::id(&stat)));
+        }
         Ok(self.entry(caller, parent, name, &stat, true))
     }
 

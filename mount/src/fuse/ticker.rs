@@ -2,8 +2,7 @@
 //! signal, drafts that have become old, superseded versions.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -16,9 +15,50 @@ const WHILE_WAITING: Duration = Duration::from_millis(50);
 /// How often the rest is looked at.
 const OTHERWISE: Duration = Duration::from_millis(250);
 
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Asked {
+    hurry: bool,
+    stop: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    asked: Mutex<Asked>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Asked> {
+        // Two flags, each valid by itself.
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sleeps, unless asked not to. What was asked.
+    fn sleep(&self, pause: Duration) -> Asked {
+        let asleep = |asked: &mut Asked| *asked == Asked::default();
+        let woken = self.changed.wait_timeout_while(self.lock(), pause, asleep);
+        let (mut asked, _) = woken.unwrap_or_else(PoisonError::into_inner);
+        let now = *asked;
+        asked.hurry = false;
+        now
+    }
+}
+
+/// Tells the thread that looks that somebody has begun to wait.
+#[derive(Clone, Default)]
+pub struct Waker(Arc<Shared>);
+
+impl Waker {
+    /// Has it look more often from now on, while anybody waits.
+    pub fn wake(&self) {
+        self.0.lock().hurry = true;
+        self.0.changed.notify_one();
+    }
+}
+
 /// The thread that looks; it ends when this is dropped.
 pub struct Ticker {
-    stop: Option<Sender<()>>,
+    waker: Waker,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -28,13 +68,13 @@ impl Ticker {
     /// # Errors
     /// No thread can be started.
     pub fn start(fs: &Arc<Fs>) -> std::io::Result<Ticker> {
-        let (stop, stopped) = channel();
-        let fs = Arc::downgrade(fs);
+        let waker = fs.waker.clone();
+        let (fs, shared) = (Arc::downgrade(fs), waker.0.clone());
         let thread = std::thread::Builder::new()
             .name("ticker".to_owned())
-            .spawn(move || run(&fs, &stopped))?;
+            .spawn(move || run(&fs, &shared))?;
         Ok(Ticker {
-            stop: Some(stop),
+            waker,
             thread: Some(thread),
         })
     }
@@ -42,17 +82,25 @@ impl Ticker {
 
 impl Drop for Ticker {
     fn drop(&mut self) {
-        drop(self.stop.take());
+        self.waker.0.lock().stop = true;
+        self.waker.0.changed.notify_one();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join(); // A panic of it has been logged.
         }
     }
 }
 
-fn run(fs: &Weak<Fs>, stopped: &Receiver<()>) {
+fn run(fs: &Weak<Fs>, shared: &Shared) {
     let mut pause = OTHERWISE;
-    while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-        let Some(fs) = fs.upgrade() else { return };
+    loop {
+        let asked = shared.sleep(pause);
+        let Some(fs) = fs.upgrade().filter(|_| !asked.stop) else {
+            return;
+        };
+        if asked.hurry {
+            pause = WHILE_WAITING;
+            continue;
+        }
         let round = catch_unwind(AssertUnwindSafe(|| {
             for promised in fs.promises.expired() {
                 fs.promise_broken(&promised);
