@@ -575,3 +575,31 @@ os.close(fd)
 "#);
     }
 );
+
+promise!(
+    /// A link is of what is published, even by an editor; while nothing is written it is of the same file.
+    links_of_edited_files,
+    |m| {
+        m.py(r#"
+write("f", "0123456789")
+f = open("f", "r+b", 0)
+f.write(b"ABC")
+os.link("f", "g")
+equal(read("g"), b"0123456789")
+f.close()
+equal((read("f"), read("g")), (b"ABC3456789", b"0123456789"))
+f = open("f", "r+b", 0)
+os.link("f", "h")
+f.write(b"XY")
+f.close()
+equal((read("f"), read("h")), (b"XYC3456789", b"XYC3456789"))
+equal(os.stat("f").st_ino, os.stat("h").st_ino)
+f = open("f", "r+b", 0)
+os.rename("h", "f")
+os.unlink("h")
+f.write(b"Z")
+f.close()
+equal(read("f"), b"ZYC3456789")
+"#);
+    }
+);

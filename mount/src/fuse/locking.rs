@@ -221,20 +221,25 @@ impl Fs {
                 reply.ok();
             });
         }
-        if ranged {
-            self.note_locked_in_place(handle);
-        }
         let fresh = handle
             .writer()
             .map(|writer| writer.draft.clone())
             .filter(|draft| draft.new_name && !draft.is_written() && Fs::is_private(draft));
         let Some(draft) = fresh else {
+            if ranged {
+                self.note_locked_in_place(handle);
+            }
             return self.catch_up(handle.clone(), reply);
         };
         let (handle, whole) = (handle.clone(), asked.is_whole());
         self.queue(Claim::change(draft.place.slot.clone()), move |fs| {
             let error = match fs.engine.publish_for_lock(&draft) {
-                Ok(_) => return reply.ok(),
+                Ok(_) => {
+                    if ranged {
+                        fs.note_locked_in_place(&handle);
+                    }
+                    return reply.ok();
+                }
                 // A lock file that another has made first: the lock is the slot's, whichever inode.
                 Err(error) if whole && error.kind() == io::ErrorKind::AlreadyExists => {
                     return reply.ok();

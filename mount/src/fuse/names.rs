@@ -108,7 +108,11 @@ impl Fs {
         if let Some(draft) = self.tree.draft(node) {
             self.engine.publish_for_link(&draft)?;
         }
-        let source = self.reach(node)?;
+        // What is edited is linked as it is published.
+        let source = match self.tree.edit(node) {
+            Some(_) => self.tree.reach_by_name(node)?,
+            None => self.tree.reach(node)?,
+        };
         let path = source.path();
         rustix::fs::linkat(
             rustix::fs::CWD,
@@ -205,8 +209,11 @@ impl Fs {
         );
         let replace = !flags.contains(RenameFlags::RENAME_NOREPLACE);
         let draft = self.engine.rename(caller, &source, &target, replace)?;
-        self.locks.renamed(&source.slot, &target.slot);
         let same = moved.map(|(id, _)| id) == replaced.map(|(id, _)| id);
+        if same && moved.is_some() && draft.is_none() {
+            return Ok(()); // Two names of one file: rename(2) does nothing.
+        }
+        self.locks.renamed(&source.slot, &target.slot);
         let gone = {
             let mut nodes = self.tree.nodes();
             let of_edit = |edit: &Option<Arc<Edit<SystemDisk>>>, nodes: &Nodes| {

@@ -254,15 +254,24 @@ impl Tree {
         if let Some(pin) = self.pin(node) {
             return Ok(Reach::Open(Content::Version(pin)));
         }
-        let place = self.place_of(node)?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(&*place.dir, place.name(), flags, Mode::empty())
-            .map_err(|error| gone_is_stale(error.into()))?;
-        if self.nodes().is(node, &attr::of_file(&fd)?) {
-            Ok(Reach::Named(fd))
+        let named = self.reach_by_name(node)?;
+        if self.nodes().is(node, &attr::of_file(&named)?) {
+            Ok(named)
         } else {
             Err(stale())
         }
+    }
+
+    /// What is published under the name of `node`.
+    ///
+    /// # Errors
+    /// ESTALE where there is nothing; else the system's.
+    pub fn reach_by_name(&self, node: u64) -> io::Result<Reach> {
+        let place = self.place_of(node)?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        rustix::fs::openat(&*place.dir, place.name(), flags, Mode::empty())
+            .map(Reach::Named)
+            .map_err(|error| gone_is_stale(error.into()))
     }
 
     /// Opens the published file that `node` is.
