@@ -31,3 +31,4 @@ mod programs;
 mod rewrite;
 mod semantics;
 mod traps;
+mod users;

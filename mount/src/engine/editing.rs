@@ -506,8 +506,23 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         let Some((file, name)) = self.stage_like(place, &edit.path, stat, stat.mode)? else {
             return Ok(false);
         };
-        let version = edit.state().version.clone();
-        let copied = self.disk.copy_content(version.file(), &file, keep);
+        let (version, opener) = {
+            let mut state = edit.state();
+            let opener = state.record(editor.id).map(|record| record.opener.clone());
+            (
+                state.version.clone(),
+                opener.unwrap_or_else(Opener::unknown),
+            )
+        };
+        // What the disk has left for the user who writes counts, not what it has for this process.
+        let user = Caller {
+            tid: 0,
+            uid: opener.uid,
+            gid: opener.gid,
+        };
+        let mut copied = Ok(());
+        let mut copy = || copied = self.disk.copy_content(version.file(), &file, keep);
+        let copied = self.processes.act_as(user, &mut copy).and(copied);
         let len = match copied.and_then(|()| self.disk.stat_file(&file)) {
             Ok(copy) => copy.len,
             Err(error) => {
@@ -515,11 +530,6 @@ impl<D: Disk, P: Processes> Engine<D, P> {
                 return Err(error);
             }
         };
-        let opener = {
-            let mut state = edit.state();
-            state.record(editor.id).map(|record| record.opener.clone())
-        };
-        let opener = opener.unwrap_or_else(Opener::unknown);
         let draft = self.new_draft(
             opener,
             place,

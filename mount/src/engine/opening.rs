@@ -53,6 +53,8 @@ pub struct Opener {
     pub image: Option<Image>,
     /// Its user.
     pub uid: u32,
+    /// Its group.
+    pub gid: u32,
 }
 
 impl Opener {
@@ -63,6 +65,7 @@ impl Opener {
             moment: Moment::default(),
             image: None,
             uid: 0,
+            gid: 0,
         }
     }
 }
@@ -220,12 +223,16 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         }
         let bit = if caller.uid == dir.uid {
             0o200
-        } else if caller.gid == dir.gid || self.processes.groups(caller.tid).contains(&dir.gid) {
+        } else if self.is_member(caller, dir.gid) {
             0o020
         } else {
             0o002
         };
         dir.mode & bit != 0
+    }
+
+    fn is_member(&self, caller: Caller, gid: u32) -> bool {
+        caller.gid == gid || self.processes.groups(caller.tid).contains(&gid)
     }
 
     /// Whether `place` is the journal or index of a database that is in place (SQLite's
@@ -323,12 +330,32 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         new: &New<'_>,
         access: Access,
     ) -> io::Result<Arc<Draft<D>>> {
-        let (file, name) = self.stage(place, new.path, new.mode)?;
-        if let Err(error) = self.give_to(caller, &file, new.dir) {
-            self.drop_staged(place, &name);
-            return Err(error);
+        let staged = self.stage_new(caller, place, new)?;
+        self.register(caller, place, new.path, staged, Some(access), None)
+    }
+
+    /// A staged file as `caller` would have made it.
+    fn stage_new(
+        &self,
+        caller: Caller,
+        place: &Place<D>,
+        new: &New<'_>,
+    ) -> io::Result<(D::File, StagedName)> {
+        let mut made = Ok(None);
+        let mut make = || made = self.disk.create_unnamed(&place.dir, new.mode);
+        self.processes.act_as(caller, &mut make)?;
+        if let Some(file) = made? {
+            return Ok((file, StagedName::Unnamed));
         }
-        self.register(caller, place, new.path, (file, name), Some(access), None)
+        // Staging is open to nobody else.
+        let (file, name) = self.stage_named(place, new.path, new.mode)?;
+        match self.give_to(caller, &file, new.dir) {
+            Ok(()) => Ok((file, name)),
+            Err(error) => {
+                self.drop_staged(place, &name);
+                Err(error)
+            }
+        }
     }
 
     /// Makes a file that the engine created the caller's, as if the caller had.
@@ -336,9 +363,13 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         if self.settings.uid != 0 || (caller.uid == 0 && caller.gid == 0) {
             return Ok(());
         }
-        let mode = self.disk.stat_file(file)?.mode;
+        let mut mode = self.disk.stat_file(file)?.mode;
+        let inherits = dir.mode & SETGID != 0;
+        if inherits && mode & 0o010 != 0 && caller.uid != 0 && !self.is_member(caller, dir.gid) {
+            mode &= !SETGID; // A group that the caller is not in gets no rights through him.
+        }
         // In a setgid directory the group is the directory's, whoever creates.
-        let gid = (dir.mode & SETGID == 0).then_some(caller.gid);
+        let gid = (!inherits).then_some(caller.gid);
         self.disk.set_ownership(
             file,
             Ownership {
@@ -350,9 +381,18 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     }
 
     fn stage(&self, place: &Place<D>, path: &Path, mode: u32) -> io::Result<(D::File, StagedName)> {
-        if let Some(file) = self.disk.create_unnamed(&place.dir, mode)? {
-            return Ok((file, StagedName::Unnamed));
+        match self.disk.create_unnamed(&place.dir, mode)? {
+            Some(file) => Ok((file, StagedName::Unnamed)),
+            None => self.stage_named(place, path, mode),
         }
+    }
+
+    fn stage_named(
+        &self,
+        place: &Place<D>,
+        path: &Path,
+        mode: u32,
+    ) -> io::Result<(D::File, StagedName)> {
         if let Some(session) = self.session_for(place) {
             let name = self.next_staged_name(path);
             return session
@@ -373,6 +413,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             moment: self.processes.now(),
             image: process.and_then(|process| self.processes.image(process.pid)),
             uid: caller.uid,
+            gid: caller.gid,
         }
     }
 

@@ -81,6 +81,15 @@ pub trait Processes: Send + Sync + 'static {
     fn groups(&self, tid: u32) -> Vec<u32>;
     /// What `pid` calls itself, for people to read.
     fn name(&self, pid: u32) -> Option<String>;
+    /// Does `work` with the rights of `caller`, whose groups count if its thread is given, where this
+    /// process has others' and may.
+    ///
+    /// # Errors
+    /// This process may not act for that user: `work` was not done.
+    fn act_as(&self, _caller: Caller, work: &mut dyn FnMut()) -> std::io::Result<()> {
+        work();
+        Ok(())
+    }
 }
 
 /// How far up [`is_or_descends_since`] looks; deeper trees count as unrelated.

@@ -23,7 +23,7 @@ use crate::engine::draft::{Draft, Phase};
 use crate::engine::editing::{Content, Edit};
 use crate::engine::opening::Plan;
 use crate::engine::order::Claim;
-use crate::engine::process::Caller;
+use crate::engine::process::{Caller, Processes};
 
 /// What SETATTR asks for, but for the length.
 #[derive(Clone, Copy, Debug, Default)]
@@ -79,12 +79,23 @@ fn since_epoch(time: SystemTime) -> Timespec {
     }
 }
 
-/// Applies all of `change` but the length.
-fn apply(file: &Reach, change: &Change) -> io::Result<()> {
-    if change.uid.is_some() || change.gid.is_some() {
-        let (uid, gid) = (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw));
-        rustix::fs::chownat(file, "", uid, gid, AtFlags::EMPTY_PATH)?;
+/// Gives a file to another user or group.
+fn give(file: &Reach, change: &Change) -> io::Result<()> {
+    if change.uid.is_none() && change.gid.is_none() {
+        return Ok(());
     }
+    let (uid, gid) = (change.uid.map(Uid::from_raw), change.gid.map(Gid::from_raw));
+    Ok(rustix::fs::chownat(
+        file,
+        "",
+        uid,
+        gid,
+        AtFlags::EMPTY_PATH,
+    )?)
+}
+
+/// Applies mode and times.
+fn apply(file: &Reach, change: &Change) -> io::Result<()> {
     if let Some(mode) = change.mode {
         let mode = Mode::from_raw_mode(mode & 0o7777);
         match file.file() {
@@ -107,6 +118,7 @@ impl Fs {
     /// Changes the attributes of `node`, but for the length.
     pub fn setattr(
         &self,
+        caller: Caller,
         node: u64,
         handle: Option<u64>,
         change: &Change,
@@ -115,11 +127,20 @@ impl Fs {
             // The node may be a version that the change of its length has just replaced.
             return self.getattr(node, handle);
         }
-        apply(&self.reach(node)?, change)?;
+        self.apply(caller, &self.reach(node)?, change)?;
         for draft in self.drafts_beside(node) {
-            apply(&Reach::Open(Content::Draft(draft)), change)?;
+            self.apply(caller, &Reach::Open(Content::Draft(draft)), change)?;
         }
         self.getattr(node, handle)
+    }
+
+    fn apply(&self, caller: Caller, file: &Reach, change: &Change) -> io::Result<()> {
+        // Which set-user-id bits this takes away depends on who does it.
+        let mut given = Ok(());
+        let mut work = || given = give(file, change);
+        self.engine.processes.act_as(caller, &mut work)?;
+        given?;
+        apply(file, change)
     }
 
     /// The file that `node` is, to read or change what is known of it.
@@ -145,7 +166,7 @@ impl Fs {
         if let Some(handle) = open {
             let changed = handle.clone();
             return self.change(&handle, move |fs| {
-                then(fs, fs.truncate_by(caller, &changed, len))
+                then(fs, fs.truncate(caller, &changed, len))
             });
         }
         let claim = self.tree.nodes().slot(node).map(Claim::change);

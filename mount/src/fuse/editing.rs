@@ -131,7 +131,7 @@ impl Fs {
             .attach_edit(edit, caller, access(flags), promised);
         let handle = self.add_handle(caller, node, Target::Editor(editor), flags);
         if access(flags).truncate
-            && let Err(error) = self.truncate(&handle, 0)
+            && let Err(error) = self.truncate(caller, &handle, 0)
         {
             self.release(handle.id);
             return Err(error);

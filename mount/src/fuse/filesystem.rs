@@ -194,7 +194,7 @@ impl Filesystem for Adapter {
         };
         let handle = handle.map(|handle| handle.0);
         let answer = move |fs: &Arc<Fs>, done: io::Result<()>| match done
-            .and_then(|()| fs.setattr(node.0, handle, &change))
+            .and_then(|()| fs.setattr(caller, node.0, handle, &change))
         {
             Ok((attr, ttl)) => reply.attr(&ttl, &attr),
             Err(error) => reply.error(errno(&error)),
@@ -406,7 +406,7 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -421,10 +421,11 @@ impl Filesystem for Adapter {
             Err(error) => return reply.error(errno(&error)),
         };
         let data = data.to_vec();
+        let caller = caller(request);
         let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
         let to = handle.clone();
         self.0.change(&to, move |fs| {
-            let written = fs.write(&handle, offset, &data, write_flags);
+            let written = fs.write(caller, &handle, offset, &data, write_flags);
             if let Some(editor) = handle.editor().filter(|_| mapped) {
                 fs.engine.note_mapped_write(&editor.edit);
             }
@@ -479,8 +480,8 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn opendir(&self, _request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        match self.0.opendir(node.0) {
+    fn opendir(&self, request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        match self.0.opendir(caller(request), node.0) {
             Ok(opened) => reply.opened(FileHandle(opened.handle), opened.flags),
             Err(error) => reply.error(errno(&error)),
         }

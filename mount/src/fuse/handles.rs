@@ -11,7 +11,7 @@ use super::listing::Stream;
 use crate::engine::draft::{Draft, Writer};
 use crate::engine::editing::{Edit, Editor};
 use crate::engine::locks::Table;
-use crate::engine::process::Process;
+use crate::engine::process::{Caller, Process};
 
 /// What a handle gives access to.
 pub enum Target {
@@ -59,6 +59,8 @@ pub struct Handle {
     pub appends: bool,
     /// Who opened it.
     pub opener: Option<Process>,
+    /// As whom.
+    pub user: Caller,
     /// The version that it was moved to since, because a lock was granted on its node.
     pub moved: Mutex<Option<Arc<File>>>,
     /// The lock table it locked in first.
@@ -117,6 +119,8 @@ pub struct NewHandle {
     pub appends: bool,
     /// See [`Handle`].
     pub opener: Option<Process>,
+    /// See [`Handle`].
+    pub user: Caller,
 }
 
 impl Handles {
@@ -131,6 +135,7 @@ impl Handles {
             writable: new.writable,
             appends: new.appends,
             opener: new.opener,
+            user: new.user,
             moved: Mutex::new(None),
             table: OnceLock::new(),
             locked_in_place: AtomicBool::new(false),

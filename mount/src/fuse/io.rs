@@ -12,7 +12,7 @@ use super::attr;
 use super::fs::Fs;
 use super::handles::Handle;
 use crate::engine::editing::Content;
-use crate::engine::process::Caller;
+use crate::engine::process::{Caller, Processes};
 
 /// How much one COPY_FILE_RANGE request copies at most; programs ask again for the rest. It
 /// keeps a thread busy for a bounded time.
@@ -60,63 +60,76 @@ impl Fs {
     /// Writes all of `data`.
     pub fn write(
         &self,
+        caller: Caller,
         handle: &Handle,
         offset: u64,
         data: &[u8],
         how: WriteFlags,
     ) -> io::Result<u32> {
-        let kill_privileges = how.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        // Pages that were changed through a mapping come by any handle, and have their place.
-        let appends = handle.appends && !how.contains(WriteFlags::FUSE_WRITE_CACHE);
+        // Pages that were changed through a mapping come by any handle, from nobody, and have their place.
+        let mapped = how.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let appends = handle.appends && !mapped;
+        let user = if mapped { handle.user } else { caller };
         let end = offset.saturating_add(data.len() as u64);
         // Kept from try to try: what an append has written once must not be written again.
         let written = std::cell::Cell::new(0);
-        self.changing(handle, (u64::MAX, end), Failure::LosesContent, |file| {
-            if kill_privileges {
-                self.drop_privileges(file);
-            }
-            while written.get() < data.len() {
-                let at = offset + written.get() as u64;
-                let rest = &data[written.get()..];
-                let count = if appends {
-                    // The end that the kernel knows may be another node's of the same file.
-                    let end = ReadWriteFlags::APPEND;
-                    rustix::io::pwritev2(file, &[io::IoSlice::new(rest)], 0, end)?
-                } else {
-                    self.engine.disk.write_at(file, rest, at)?
-                };
-                match count {
-                    0 => return Err(io::ErrorKind::WriteZero.into()),
-                    count => written.set(written.get() + count),
+        self.changing(
+            user,
+            handle,
+            (u64::MAX, end),
+            Failure::LosesContent,
+            |file| {
+                while written.get() < data.len() {
+                    let at = offset + written.get() as u64;
+                    let rest = &data[written.get()..];
+                    let count = if appends {
+                        // The end that the kernel knows may be another node's of the same file.
+                        let end = ReadWriteFlags::APPEND;
+                        rustix::io::pwritev2(file, &[io::IoSlice::new(rest)], 0, end)?
+                    } else {
+                        self.engine.disk.write_at(file, rest, at)?
+                    };
+                    match count {
+                        0 => return Err(io::ErrorKind::WriteZero.into()),
+                        count => written.set(written.get() + count),
+                    }
                 }
-            }
-            if handle.synchronous {
-                file.sync_data()
-            } else {
-                Ok(())
-            }
-        })?;
+                if handle.synchronous {
+                    file.sync_data()
+                } else {
+                    Ok(())
+                }
+            },
+        )?;
         Ok(data.len() as u32)
     }
 
     /// Changes the content of `handle`'s file by `change`, which may reach to byte `end` and wants
     /// `keep` bytes of what is there. A failure that loses content poisons a draft; a full disk
     /// is tried again without the oldest of salvage.
-    pub fn changing(
+    fn changing(
         &self,
+        user: Caller,
         handle: &Handle,
         (keep, end): (u64, u64),
         failure: Failure,
         change: impl Fn(&File) -> io::Result<()>,
     ) -> io::Result<()> {
         let content = self.content_to_change(handle, keep)?;
-        let mut done = change(content.file());
+        // As whoever writes: the kernel takes set-user-id bits and capabilities away for it, and
+        // counts what the disk has left for him.
+        let change = || {
+            let mut done = Ok(());
+            let mut change = || done = change(content.file());
+            self.engine.processes.act_as(user, &mut change).and(done)
+        };
+        let mut done = change();
         while let Err(error) = &done
             && failure == Failure::LosesContent
             && error.kind() == io::ErrorKind::StorageFull
             && self.make_room()
         {
-            done = change(content.file());
+            done = change();
         }
         if let Content::Draft(draft) = &content {
             match &done {
@@ -138,7 +151,7 @@ impl Fs {
         self.tree.free_superseded() || salvage.is_some_and(|salvage| salvage.make_room())
     }
 
-    /// Clears suid, sgid and capabilities of a file that somebody without privileges writes,
+    /// Clears suid, sgid and capabilities of a file that somebody without privileges has cut,
     /// as the kernel would on its own file systems (FUSE_HANDLE_KILLPRIV_V2 leaves it to the server).
     pub fn drop_privileges(&self, file: &File) {
         if self.uid != 0 {
@@ -154,13 +167,6 @@ impl Fs {
                 log::warn!("set-user-id bits could not be cleared: {error}");
             }
             let _ = rustix::fs::fremovexattr(file, "security.capability"); // Most have none.
-        }
-    }
-
-    /// The same for a change by `caller` that the kernel does not mark.
-    fn changed_by(&self, caller: Caller, file: &File) {
-        if caller.uid != 0 {
-            self.drop_privileges(file);
         }
     }
 
@@ -180,10 +186,13 @@ impl Fs {
             return Ok(rustix::fs::fallocate(content.file(), flags, offset, len)?);
         }
         let end = offset.saturating_add(len);
-        self.changing(handle, (u64::MAX, end), Failure::ChangesNothing, |file| {
-            self.changed_by(caller, file);
-            Ok(rustix::fs::fallocate(file, flags, offset, len)?)
-        })
+        self.changing(
+            caller,
+            handle,
+            (u64::MAX, end),
+            Failure::ChangesNothing,
+            |file| Ok(rustix::fs::fallocate(file, flags, offset, len)?),
+        )
     }
 
     /// Where data or a hole starts.
@@ -213,36 +222,37 @@ impl Fs {
             .min(COPIED_AT_ONCE);
         let end = to_offset.saturating_add(len as u64);
         let copied = std::cell::Cell::new(0usize);
-        self.changing(to, (u64::MAX, end), Failure::LosesContent, |target| {
-            self.changed_by(caller, target);
-            // The same file, perhaps: an edit reads its draft from the first write on.
-            let source = self.content(from)?;
-            let (mut at, mut into) = (from_offset, to_offset);
-            copied.set(rustix::fs::copy_file_range(
-                source.file(),
-                Some(&mut at),
-                target,
-                Some(&mut into),
-                len,
-            )?);
-            Ok(())
-        })?;
+        self.changing(
+            caller,
+            to,
+            (u64::MAX, end),
+            Failure::LosesContent,
+            |target| {
+                // The same file, perhaps: an edit reads its draft from the first write on.
+                let source = self.content(from)?;
+                let (mut at, mut into) = (from_offset, to_offset);
+                copied.set(rustix::fs::copy_file_range(
+                    source.file(),
+                    Some(&mut at),
+                    target,
+                    Some(&mut into),
+                    len,
+                )?);
+                Ok(())
+            },
+        )?;
         Ok(copied.get() as u32)
     }
 
     /// Cuts or extends through a handle.
-    pub fn truncate(&self, handle: &Handle, len: u64) -> io::Result<()> {
-        self.changing(handle, (len, len), Failure::ChangesNothing, |file| {
-            self.engine.disk.set_len(file, len)
-        })
-    }
-
-    /// The same, for `caller`.
-    pub fn truncate_by(&self, caller: Caller, handle: &Handle, len: u64) -> io::Result<()> {
-        self.changing(handle, (len, len), Failure::ChangesNothing, |file| {
-            self.changed_by(caller, file);
-            self.engine.disk.set_len(file, len)
-        })
+    pub fn truncate(&self, caller: Caller, handle: &Handle, len: u64) -> io::Result<()> {
+        self.changing(
+            caller,
+            handle,
+            (len, len),
+            Failure::ChangesNothing,
+            |file| self.engine.disk.set_len(file, len),
+        )
     }
 }
 

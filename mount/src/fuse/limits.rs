@@ -1,5 +1,5 @@
-//! What this process may use: as many descriptors as the system grants, files of any length,
-//! and, as far as that is decided by a capability, nothing of the disk that is reserved for root.
+//! What this process may use: as many descriptors as the system grants, files of any length, and no
+//! more of the disk than the users that it writes for (see `credentials.rs`, too).
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
@@ -46,8 +46,7 @@ fn raise_descriptor_limit() {
     }
 }
 
-/// Without CAP_SYS_RESOURCE this process gets EDQUOT where the users that it writes for would. (What
-/// ext4 reserves for user 0 is still open to a mount that runs as root.)
+/// Without CAP_SYS_RESOURCE this process gets EDQUOT and ENOSPC where the users that it writes for would.
 fn give_up_reserved_blocks() -> std::io::Result<()> {
     let mut sets = capabilities(None)?;
     sets.effective.remove(CapabilitySet::SYS_RESOURCE);

@@ -99,7 +99,7 @@ fn kind(kind: rustix::fs::FileType) -> FileType {
 
 impl Fs {
     /// Opens directory `node` to list it.
-    pub fn opendir(&self, node: u64) -> io::Result<Opened> {
+    pub fn opendir(&self, caller: Caller, node: u64) -> io::Result<Opened> {
         let dir = self.tree.dir(node)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&*dir, ".", flags, Mode::empty())?;
@@ -115,6 +115,7 @@ impl Fs {
             writable: false,
             appends: false,
             opener: None,
+            user: caller,
         });
         Ok(Opened {
             handle: handle.id,

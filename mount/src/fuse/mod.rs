@@ -4,6 +4,7 @@ mod attach;
 mod attr;
 mod attrs;
 mod closing;
+mod credentials;
 mod editing;
 mod errno;
 mod filesystem;

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use fuser::RenameFlags;
 use polystore::disk::{Kind, SystemDisk};
 use rustix::fs::{AtFlags, FileType, Mode};
+use rustix::io::Errno;
 
 use super::attr;
 use super::fs::{Entry, Fs};
@@ -18,7 +19,7 @@ use super::locking::file_as_slot;
 use super::nodes::{Nodes, ROOT};
 use super::opening::masked;
 use crate::engine::editing::Edit;
-use crate::engine::process::Caller;
+use crate::engine::process::{Caller, Processes};
 use crate::engine::slot::Place;
 use crate::engine::staging::is_hidden;
 
@@ -44,9 +45,19 @@ impl Fs {
         Ok(place)
     }
 
-    fn made(&self, caller: Caller, parent: u64, place: &Place<SystemDisk>) -> io::Result<Entry> {
-        let dir = attr::of_file(&*place.dir)?;
-        self.give_to(caller, &place.dir, place.name(), u32::from(dir.stx_mode))?;
+    /// Does what makes a name, as `caller`, and tells of it.
+    fn make(
+        &self,
+        caller: Caller,
+        parent: u64,
+        place: &Place<SystemDisk>,
+        make: impl Fn() -> Result<(), Errno>,
+    ) -> io::Result<Entry> {
+        let mut made = Ok(());
+        self.engine
+            .processes
+            .act_as(caller, &mut || made = make())?;
+        made?;
         let stat = attr::of_name(&*place.dir, place.name())?;
         let volatile = self.engine.has_drafts(&place.slot);
         Ok(self.entry(caller, parent, place.name(), &stat, volatile))
@@ -71,8 +82,9 @@ impl Fs {
         };
         let (major, minor) = attr::device_of(device);
         let device = rustix::fs::makedev(major, minor);
-        rustix::fs::mknodat(&*place.dir, name, kind, mode, device)?;
-        self.made(caller, parent, &place)
+        self.make(caller, parent, &place, || {
+            rustix::fs::mknodat(&*place.dir, name, kind, mode, device)
+        })
     }
 
     /// Makes a directory.
@@ -85,8 +97,9 @@ impl Fs {
     ) -> io::Result<Entry> {
         let place = self.new_place(parent, name)?;
         let mode = Mode::from_raw_mode(masked(&place.dir, new.mode, new.umask));
-        rustix::fs::mkdirat(&*place.dir, name, mode)?;
-        self.made(caller, parent, &place)
+        self.make(caller, parent, &place, || {
+            rustix::fs::mkdirat(&*place.dir, name, mode)
+        })
     }
 
     /// Makes a symbolic link to `target`.
@@ -98,8 +111,9 @@ impl Fs {
         target: &Path,
     ) -> io::Result<Entry> {
         let place = self.new_place(parent, name)?;
-        rustix::fs::symlinkat(target, &*place.dir, name)?;
-        self.made(caller, parent, &place)
+        self.make(caller, parent, &place, || {
+            rustix::fs::symlinkat(target, &*place.dir, name)
+        })
     }
 
     /// Gives the file that `node` is the further name `name` in `parent`.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use fuser::FopenFlags;
 use polystore::disk::{Disk, Kind, SystemDisk};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Statx, Uid};
+use rustix::fs::{Mode, OFlags, Statx};
 use rustix::io::Errno;
 
 use super::attr;
@@ -32,8 +32,6 @@ pub struct Opened {
     /// How the kernel is to treat it.
     pub flags: FopenFlags,
 }
-
-const SETGID: u32 = 0o2000;
 
 /// Flags that are passed on to the backing file. O_DIRECT asks for aligned buffers, which
 /// the kernel does not promise here; it keeps the page cache of the mount out of it by itself.
@@ -186,6 +184,7 @@ impl Fs {
             writable: !wanted.read_only,
             appends: wanted.append,
             opener,
+            user: Caller { tid: 0, ..caller },
         })
     }
 
@@ -469,40 +468,16 @@ impl Fs {
     ) -> io::Result<(Entry, Opened)> {
         let how =
             passed_on(flags) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(
-            &*place.dir,
-            place.name(),
-            how,
-            Mode::from_raw_mode(new.mode),
-        )?;
-        self.give_to(caller, &place.dir, place.name(), new.dir.mode)?;
+        let mode = Mode::from_raw_mode(new.mode);
+        let mut made = Err(Errno::ACCESS);
+        let mut make = || made = rustix::fs::openat(&*place.dir, place.name(), how, mode);
+        self.engine.processes.act_as(caller, &mut make)?;
+        let fd = made?;
         let stat = attr::of_file(&fd)?;
         let mut entry = self.entry(caller, parent, place.name(), &stat, true);
         entry.entry_ttl = NOT_REMEMBERED;
         let opened = self.version_handle(caller, entry.attr.ino.0, File::from(fd), flags);
         Ok((entry, opened))
-    }
-
-    /// Makes what this process has just created the caller's.
-    pub fn give_to(
-        &self,
-        caller: Caller,
-        dir: &Dir,
-        name: &OsStr,
-        dir_mode: u32,
-    ) -> io::Result<()> {
-        if self.uid != 0 || (caller.uid == 0 && caller.gid == 0) {
-            return Ok(());
-        }
-        let gid = (dir_mode & SETGID == 0).then(|| Gid::from_raw(caller.gid));
-        let uid = Some(Uid::from_raw(caller.uid));
-        Ok(rustix::fs::chownat(
-            dir,
-            name,
-            uid,
-            gid,
-            AtFlags::SYMLINK_NOFOLLOW,
-        )?)
     }
 }
 

@@ -13,7 +13,8 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::engine::process::{Fate, Image, Moment, Process, Processes};
+use super::credentials;
+use crate::engine::process::{Caller, Fate, Image, Moment, Process, Processes};
 
 /// `PF_EXITING` of the kernel's `include/linux/sched.h`, as field 9 of `/proc/PID/stat` shows it.
 const PF_EXITING: u64 = 0x4;
@@ -266,6 +267,15 @@ impl Processes for ProcFs {
 
     fn name(&self, pid: u32) -> Option<String> {
         status_field(&status_of(pid)?, "Name").map(str::to_owned)
+    }
+
+    fn act_as(&self, caller: Caller, work: &mut dyn FnMut()) -> std::io::Result<()> {
+        if !rustix::process::geteuid().is_root() {
+            work();
+            return Ok(());
+        }
+        let groups = (caller.tid != 0 && caller.uid != 0).then(|| self.groups(caller.tid));
+        credentials::act_as(caller, groups.as_deref(), work)
     }
 }
 

@@ -1,0 +1,277 @@
+//! One mount of root's, many users (`--allow-other`): each gets what a plain directory gives him.
+
+use crate::harness::{Plain, Setup, Who, run};
+
+/// Runs `script` as root; its function `scenario` says what it observes, in the mount and in a plain directory.
+fn same_for_all_users(script: &str) {
+    let setup = Setup::default().and_options(&["--allow-other"]);
+    let script = format!("{USERS}\n{script}\ncompare(scenario)\n");
+    SCRIPT.with(|cell| cell.replace(script));
+    run(Who::Root, &setup, Plain::Passes, |m| {
+        SCRIPT.with(|cell| m.py(&cell.borrow()));
+    });
+}
+
+thread_local! {
+    static SCRIPT: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
+}
+
+const USERS: &str = r#"
+A, B, GROUP = 61001, 61002, 61100
+SETPCAP = b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
+
+def as_user(uid, function, gid=None, groups=(), umask=0o022):
+    """What the function returns, or the name of the errno that it fails with, in a process of that user."""
+    def work(line):
+        os.umask(umask)
+        os.setgroups(list(groups))
+        os.setresgid(*[gid or uid] * 3)
+        os.setresuid(*[uid] * 3)
+        try:
+            line.say(repr(function()))
+        except OSError as error:
+            line.say(repr(errno.errorcode[error.errno]))
+    worker = Worker(work)
+    answer = worker.hear()
+    worker.done()
+    return eval(answer)
+
+def seen(path):
+    stat = os.lstat(path)
+    return oct(stat.st_mode), stat.st_uid, stat.st_gid, stat.st_nlink
+
+def make(path, content=b"content", mode=0o644, uid=0, gid=0):
+    with open(path, "wb") as f:
+        f.write(content)
+    os.chown(path, uid, gid)
+    os.chmod(path, mode)
+
+def make_dir(path, mode, uid=0, gid=0):
+    os.mkdir(path)
+    os.chown(path, uid, gid)
+    os.chmod(path, mode)
+
+def compare(scenario):
+    results = []
+    for place in (PLAIN, SAFE):
+        for above in (place, os.path.dirname(place)):
+            os.chmod(above, 0o755)
+        os.chdir(place)
+        results.append(scenario())
+    plain, safe = results
+    equal(len(safe), len(plain))
+    for number, (one, other) in enumerate(zip(plain, safe)):
+        equal(other, one, f"observation {number}, which a plain directory begins")
+"#;
+
+#[test]
+fn what_is_made_is_the_callers() {
+    same_for_all_users(
+        r#"
+def scenario():
+    out = []
+    make_dir("open", 0o777)
+    make_dir("inherits", 0o2777, 0, GROUP)
+    make_dir("sticky", 0o1777)
+    make_dir("group", 0o770, 0, GROUP)
+    make_dir("closed", 0o755)
+    make_dir("acl", 0o777)
+    subprocess.run(["setfacl", "-d", "-m", f"u:{B}:rwx,g::r-x,o::---", "acl"], check=True)
+    def everything(directory):
+        at = lambda name: os.path.join(directory, name)
+        def one(function):
+            try:
+                function()
+            except OSError as error:
+                return errno.errorcode[error.errno]
+        def new(name, flags, mode):
+            fd = os.open(at(name), flags, mode)
+            os.write(fd, b"x")
+            os.close(fd)
+        return [
+            one(lambda: new("written", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)),
+            one(lambda: new("exclusive", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)),
+            one(lambda: new("appended", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)),
+            one(lambda: new("setgid", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o2755)),
+            one(lambda: new("x.log", os.O_WRONLY | os.O_CREAT, 0o2777)),
+            one(lambda: os.mkdir(at("dir"), 0o777)),
+            one(lambda: os.symlink("target", at("symlink"))),
+            one(lambda: os.mkfifo(at("fifo"), 0o666)),
+            one(lambda: os.mknod(at("device"), 0o666 | stat.S_IFCHR, os.makedev(1, 3))),
+            one(lambda: os.link(at("written"), at("linked"))),
+            one(lambda: os.rename(at("exclusive"), at("renamed"))),
+        ]
+    for directory in ("open", "inherits", "sticky", "group", "closed", "acl"):
+        for uid, groups in ((A, ()), (B, (GROUP,))):
+            out.append((directory, uid, groups, as_user(uid, lambda: everything(directory), groups=groups)))
+            for name in sorted(os.listdir(directory)):
+                path = os.path.join(directory, name)
+                out.append((path, seen(path)))
+                if directory == "acl" and name in ("written", "dir"):
+                    out.append(subprocess.run(["getfacl", "-cn", path], capture_output=True, text=True).stdout)
+            subprocess.run(f"rm -rf {directory}/*", shell=True, check=True)
+    return out
+"#,
+    );
+}
+
+#[test]
+fn nobody_gets_more_than_his_rights() {
+    same_for_all_users(
+        r#"
+def scenario():
+    out = []
+    make_dir("theirs", 0o777, A, A)
+    make_dir("sticky", 0o1777)
+    make_dir("closed", 0o755)
+    FILES = [("secret", 0o600, A), ("shown", 0o644, A), ("shared", 0o666, A), ("write-only", 0o622, A), ("roots", 0o644, 0), ("group", 0o660, A)]
+    def rewrite(path, flags):
+        def work():
+            fd = os.open(path, flags)
+            try:
+                if flags & 3:
+                    os.write(fd, b"by another")
+                return os.read(fd, 100) if flags & 3 != os.O_WRONLY else None
+            finally:
+                os.close(fd)
+        return work
+    for directory in ("theirs", "sticky", "closed"):
+        for flags in (os.O_RDONLY, os.O_WRONLY | os.O_TRUNC, os.O_RDWR, os.O_WRONLY | os.O_APPEND, os.O_RDWR | os.O_CREAT, os.O_WRONLY | os.O_CREAT | os.O_TRUNC):
+            for name, mode, owner in FILES:
+                path = os.path.join(directory, name)
+                make(path, mode=mode, uid=owner, gid=GROUP if name == "group" else owner)
+                for groups in ((), (GROUP,)):
+                    out.append((path, flags, groups, as_user(B, rewrite(path, flags), groups=groups), read(path), seen(path)))
+                os.unlink(path)
+        for name, mode, owner in FILES:
+            path = os.path.join(directory, name)
+            for what in (
+                lambda: os.unlink(path), lambda: os.rename(path, path + "2"), lambda: os.truncate(path, 3),
+                lambda: os.chmod(path, 0o777), lambda: os.chown(path, B, B), lambda: os.utime(path),
+                lambda: os.setxattr(path, "user.x", b"1"), lambda: os.link(path, path + "3"),
+            ):
+                make(path, mode=mode, uid=owner, gid=owner)
+                out.append((path, as_user(B, what), sorted(os.listdir(directory))))
+                subprocess.run(f"rm -f {path}*", shell=True, check=True)
+    return out
+"#,
+    );
+}
+
+#[test]
+fn writing_takes_privileges_away() {
+    same_for_all_users(
+        r#"
+def scenario():
+    out = []
+    make_dir("d", 0o777)
+    os.chdir("d")
+    def opened(flags, change):
+        def work():
+            fd = os.open("f", flags)
+            try:
+                change(fd)
+            finally:
+                os.close(fd)
+        return work
+    def mapped(fd):
+        area = mmap.mmap(fd, 0)
+        area[0:1] = b"m"
+        area.close()
+    CHANGES = {
+        "nothing": opened(os.O_RDWR, lambda fd: None),
+        "write": opened(os.O_RDWR, lambda fd: os.write(fd, b"x")),
+        "append": opened(os.O_WRONLY | os.O_APPEND, lambda fd: os.write(fd, b"x")),
+        "rewrite": opened(os.O_WRONLY | os.O_TRUNC, lambda fd: os.write(fd, b"x")),
+        "ftruncate": opened(os.O_RDWR, lambda fd: os.ftruncate(fd, 3)),
+        "truncate": lambda: os.truncate("f", 3),
+        "fallocate": opened(os.O_RDWR, lambda fd: fallocate(fd, 0, 0, 8192)),
+        "copy": opened(os.O_RDWR, lambda fd: os.copy_file_range(os.open("source", os.O_RDONLY), fd, 7)),
+        "chown": lambda: os.chown("f", -1, A),
+        "chmod": lambda: os.chmod("f", 0o6755),
+        "chmod g+s": lambda: os.chmod("f", 0o2755),
+    }
+    make("source", b"another")
+    for mode in (0o6777, 0o4777, 0o2777, 0o2666, 0o2767):
+        for name, change in CHANGES.items():
+            for uid in (A, B, 0):
+                make("f", mode=mode, uid=A, gid=GROUP)
+                result = as_user(uid, change) if uid else as_user(0, change, gid=0)
+                out.append((oct(mode), name, uid, result, seen("f"), os.listxattr("f")))
+                os.unlink("f")
+    for name, change in CHANGES.items():
+        for uid in (A, 0):
+            make("f", mode=0o755, uid=A, gid=A)
+            os.setxattr("f", "security.capability", SETPCAP)
+            result = as_user(uid, change) if uid else as_user(0, change, gid=0)
+            out.append((name, uid, result, os.listxattr("f")))
+            os.unlink("f")
+    return out
+"#,
+    );
+}
+
+#[test]
+fn one_edit_of_two_users() {
+    same_for_all_users(
+        r#"
+def scenario():
+    make_dir("d", 0o777)
+    make("d/f", b"0123456789", 0o666, A, GROUP)
+    def edit(offset, text):
+        def work():
+            with open("d/f", "r+b", 0) as f:
+                f.seek(offset)
+                f.write(text)
+        return work
+    out = [as_user(A, edit(0, b"A")), as_user(B, edit(5, b"B")), read("d/f"), seen("d/f")]
+    os.setxattr("d/f", "user.key", b"value")
+    os.setxattr("d/f", "trusted.key", b"roots")
+    subprocess.run(["setfacl", "-m", f"u:{B}:rw", "d/f"], check=True)
+    out += [as_user(B, edit(7, b"C")), read("d/f"), seen("d/f"), sorted(os.listxattr("d/f"))]
+    out += [as_user(B, lambda: sorted(os.listxattr("d/f"))), as_user(B, lambda: os.getxattr("d/f", "trusted.key"))]
+    return out
+"#,
+    );
+}
+
+/// The blocks that ext4 keeps for root are not for the users of root's mount.
+#[test]
+fn reserved_blocks_stay_roots() {
+    let setup = Setup::on_image("ext4", 64).and_options(&["--allow-other", "--salvage", "0"]);
+    run(Who::Root, &setup, Plain::Passes, |m| {
+        m.py(&format!(
+            "{USERS}\n{}",
+            r#"
+os.chmod(".", 0o777)
+def fill(flags):
+    def work():
+        fd = os.open("f", flags)
+        written = 0
+        try:
+            while True:
+                written += os.write(fd, b"x" * 65536)
+        except OSError as error:
+            equal(error.errno, errno.ENOSPC)
+        try:
+            os.close(fd)
+        except OSError:
+            pass
+        return written
+    return work
+def left():
+    stat = os.statvfs(".")
+    return stat.f_bfree - stat.f_bavail, stat.f_bavail
+reserved, _ = left()
+assert reserved > 100, "nothing is reserved"
+for flags in (os.O_WRONLY | os.O_CREAT | os.O_TRUNC, os.O_WRONLY | os.O_CREAT | os.O_APPEND):
+    written = as_user(A, fill(flags))
+    assert written > 1 << 20
+    free = os.statvfs(".").f_bfree
+    if os.path.exists("f"):
+        assert free >= reserved - 16, f"{free} of {reserved} reserved blocks are left"
+        os.unlink("f")
+"#
+        ));
+    });
+}
