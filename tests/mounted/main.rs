@@ -29,6 +29,7 @@ mod locks;
 mod options;
 mod programs;
 mod rewrite;
+mod scale;
 mod semantics;
 mod traps;
 mod users;
