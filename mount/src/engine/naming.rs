@@ -43,12 +43,13 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         }
         let process = self.processes.process_of(caller.tid);
         let Some(draft) = self.draft_to_move(process, &from.slot) else {
+            if replace && self.is_one_file(from, to)? {
+                return Ok(None);
+            }
             self.disk
                 .rename(&from.dir, from.name(), &to.dir, to.name(), replace)?;
-            if from.slot != to.slot {
-                self.name_taken(process, &to.slot, None);
-                self.move_edit(&from.slot, to);
-            }
+            self.name_taken(process, &to.slot, None);
+            self.move_edit(&from.slot, to);
             return Ok(None);
         };
         if !replace && self.disk.stat(&to.dir, to.name())?.is_some() {
@@ -64,6 +65,13 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             }
         }
         Ok(Some(draft.file_id))
+    }
+
+    /// Whether two names are of one file: then a rename does nothing, as rename(2) says.
+    fn is_one_file(&self, one: &Place<D>, two: &Place<D>) -> io::Result<bool> {
+        let id_at = |place: &Place<D>| self.disk.stat(&place.dir, place.name());
+        let (first, second) = (id_at(one)?, id_at(two)?);
+        Ok(first.is_some() && first.map(|stat| stat.id) == second.map(|stat| stat.id))
     }
 
     /// Publishes the draft that `caller` sees under `from`, so that it can be given a second name.
