@@ -122,6 +122,10 @@ impl<D: Disk> State<D> {
         self.editors.is_empty() && self.promises == 0
     }
 
+    fn is_orphan(&self) -> bool {
+        matches!(self.mode, Mode::Orphan { .. })
+    }
+
     fn record(&mut self, id: u64) -> Option<&mut Record> {
         self.editors.iter_mut().find(|record| record.id == id)
     }
@@ -184,18 +188,13 @@ impl<D: Disk> Edit<D> {
 
     /// Whether its name was taken from it.
     pub fn is_orphan(&self) -> bool {
-        matches!(self.state().mode, Mode::Orphan { .. })
+        self.state().is_orphan()
     }
 
     /// Whether a change needs no copy first.
     pub fn is_ready(&self) -> bool {
         let state = self.state();
         state.draft.is_some() || state.mode != Mode::Shared
-    }
-
-    /// Another version was published under its name.
-    pub(super) fn outdate(&self) {
-        self.state().outdated = true;
     }
 
     /// Whether anybody has it open for writing.
@@ -367,6 +366,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         if promised {
             state.promises = state.promises.saturating_sub(1);
         }
+        if state.is_orphan() {
+            self.in_place_opened(state.version_id, 1);
+        }
         state.editors.push(Record {
             id,
             opener,
@@ -474,7 +476,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         let place = edit.place();
         let Some(stat) = self.disk.stat(&place.dir, place.name())? else {
             // Removed behind the mount: as with any file that is open, nobody sees what is written.
-            edit.state().mode = Mode::Orphan { own: false };
+            self.orphan_edit(None, &place.slot);
             return Ok(edit.state().version.clone());
         };
         let outdated = edit.state().outdated;
@@ -506,11 +508,12 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         let Some((file, name)) = self.stage_like(place, &edit.path, stat, stat.mode)? else {
             return Ok(false);
         };
-        let (version, opener) = {
+        let (version, made_from, opener) = {
             let mut state = edit.state();
             let opener = state.record(editor.id).map(|record| record.opener.clone());
             (
                 state.version.clone(),
+                state.version_id,
                 opener.unwrap_or_else(Opener::unknown),
             )
         };
@@ -536,7 +539,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             &edit.path,
             (file, name),
             None,
-            Some(edit.version()),
+            Some(made_from),
         )?;
         draft.state().opened = true;
         let draft = Arc::new(draft);
@@ -555,7 +558,10 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             state.version_id = id;
             state.writable = true;
         }
-        edit.state().mode = Mode::InPlace;
+        let mut state = edit.state();
+        if state.mode == Mode::Shared {
+            state.mode = Mode::InPlace;
+        }
         Ok(())
     }
 
@@ -581,7 +587,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         let _one_at_a_time = unpoisoned(&edit.copying);
         {
             let state = edit.state();
-            if state.draft.is_some() || matches!(state.mode, Mode::Orphan { .. }) {
+            if state.draft.is_some() || state.is_orphan() {
                 return Ok(false);
             }
             if state.mode == Mode::InPlace {
@@ -646,6 +652,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         if record.wrote && !record.opener_killed && !record.last_killed {
             state.finished = true;
         }
+        if state.is_orphan() {
+            self.in_place_closed(state.version_id);
+        }
         let written = state.draft.is_some() && !state.editors.iter().any(|other| other.wrote);
         written || state.unused()
     }
@@ -656,11 +665,13 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         let reverted = self.settle_draft_of(edit);
         let mut slots = self.slots();
         let state = edit.state();
-        let slot = state.place.slot.clone();
-        if state.unused() && state.draft.is_none() && !matches!(state.mode, Mode::Orphan { .. }) {
-            drop(state);
-            slots.remove_edit(&slot);
+        // By now another may stand there: whoever closes last while this waits settles it, too.
+        let slot = &state.place.slot;
+        let stands = slots.edit(slot).is_some_and(|own| Arc::ptr_eq(own, edit));
+        if stands && state.unused() && state.draft.is_none() {
+            slots.remove_edit(slot);
         }
+        drop(state);
         reverted
     }
 
@@ -763,6 +774,18 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         state.mode = Mode::Orphan { own };
         if let Some(draft) = &state.draft {
             draft.set_phase(Phase::Orphan { own });
+        }
+        // The file may have another name.
+        self.in_place_opened(state.version_id, state.editors.len());
+    }
+
+    /// Another version than the draft of `edit`, if it has one, was published under its name. What is
+    /// written in place goes on in the file that it is written in, which is not to be found any more.
+    pub(super) fn overtake(&self, edit: &Edit<D>) {
+        if edit.is_in_place() {
+            self.orphan_edit(None, &edit.place().slot);
+        } else {
+            edit.state().outdated = true;
         }
     }
 

@@ -219,19 +219,20 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             }
         }
         *draft.name() = StagedName::Settled;
-        {
+        let overtaken = {
             let mut slots = self.slots();
             slots.remove(draft);
             slots.note_published(&to.slot, draft.exclusive);
-            if let Some(edit) = slots.edit(&to.slot)
-                && edit.draft().is_none_or(|own| own.id != draft.id)
-            {
-                edit.outdate();
-            }
             // Who has it open writes in place from now on.
             let mut state = draft.state();
             self.in_place_opened(draft.file_id, state.writers);
             state.phase = Phase::Published;
+            drop(state);
+            let edit = slots.edit(&to.slot).cloned();
+            edit.filter(|edit| edit.draft().is_none_or(|own| own.id != draft.id))
+        };
+        if let Some(edit) = overtaken {
+            self.overtake(&edit);
         }
         draft.wake_waiters();
         if self.settings.durability == Durability::Full
