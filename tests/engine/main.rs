@@ -13,6 +13,7 @@ mod processes;
 mod world;
 
 mod crash;
+mod editing;
 mod in_place;
 mod kill;
 mod model;

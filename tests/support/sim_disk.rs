@@ -230,6 +230,13 @@ impl SimDisk {
         Some(shared.live.inodes[&inode].content.clone())
     }
 
+    /// The inode of what is at `path`. Not counted.
+    pub fn id(&self, path: &str) -> Option<FileId> {
+        let shared = self.lock();
+        let inode = shared.live.walk(Path::new(path)).ok()?;
+        Some(FileId { device: 1, inode })
+    }
+
     /// The names in the directory at `path`; none where there is no such directory. Not counted.
     pub fn names(&self, path: &str) -> Vec<String> {
         let shared = self.lock();
