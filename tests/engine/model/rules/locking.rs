@@ -134,20 +134,23 @@ impl Ask {
 }
 
 impl Model {
-    /// The slot whose locks an open of `name` takes: of a file with several names, the file.
+    /// The slot whose locks an open of `name` takes: of a file with several names, the file. That
+    /// lasts as long as somebody has it open; so who opened a file while it had two names and who
+    /// opens it when it has one again may not know of each other.
     pub(super) fn lock_key(&mut self, name: usize, target: Target) -> LockKey {
         let several = match target {
             Target::Reader(ino) | Target::Version(ino) if self.links(ino) > 1 => Some(ino),
             _ => None,
         };
-        let locks = &mut self.locks;
         let known = match several {
-            Some(ino) => locks.of_file.get(&ino),
-            None => locks.of_name.get(&name),
+            Some(ino) => self.locks.of_file.get(&ino),
+            None => self.locks.of_name.get(&name),
         };
-        if let Some(key) = known {
+        let in_use = |key: &&LockKey| self.opens.values().any(|open| open.slot == **key);
+        if let Some(key) = known.filter(in_use) {
             return *key;
         }
+        let locks = &mut self.locks;
         let key = locks.fresh();
         match several {
             Some(ino) => locks.of_file.insert(ino, key),
