@@ -603,3 +603,35 @@ equal(read("f"), b"ZYC3456789")
 "#);
     }
 );
+
+same!(
+    /// A name that several processes replace, rewrite and edit all the time can always be opened.
+    opens_succeed_under_contention,
+    |m| {
+        m.py(r#"
+def contend(line, worker):
+    random.seed(worker)
+    for _ in range(150):
+        what = random.randrange(5)
+        if what == 0:
+            write("f", b"x" * random.randrange(5000))
+        elif what == 1:
+            with open("f", "r+b") as f:
+                f.read(3)
+                f.seek(0)
+                f.write(b"y" * 100)
+        elif what == 2:
+            read("f")
+        elif what == 3:
+            write(f"t{worker}", "z" * 50)
+            os.rename(f"t{worker}", "f")
+        else:
+            os.stat("f")
+write("f", "start")
+workers = [Worker(contend, worker) for worker in range(8)]
+for worker in workers:
+    worker.done()
+equal(os.listdir("."), ["f"])
+"#);
+    }
+);

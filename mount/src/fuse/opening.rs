@@ -83,9 +83,24 @@ impl Fs {
         Ok((claim, edits))
     }
 
-    /// Opens `node`. An error of ESTALE makes the kernel look the name up again and come back.
+    /// Opens `node`. An error of ESTALE makes the kernel look the name up again and come back, once.
     pub fn open(self: &Arc<Self>, caller: Caller, node: u64, flags: i32) -> io::Result<Opened> {
-        let flags = OFlags::from_bits_retain(flags as u32);
+        let opened = self.open_once(caller, node, OFlags::from_bits_retain(flags as u32));
+        self.note_second_look(caller, &opened);
+        opened
+    }
+
+    fn note_second_look<T>(&self, caller: Caller, opened: &io::Result<T>) {
+        match opened {
+            Ok(_) => self.second_looks.seen(caller.tid),
+            Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
+                self.second_looks.asked(caller.tid);
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn open_once(self: &Arc<Self>, caller: Caller, node: u64, flags: OFlags) -> io::Result<Opened> {
         let wanted = access(flags);
         let reading = wanted.read_only && !wanted.truncate;
         if let Some(draft) = self.tree.draft(node)
@@ -112,7 +127,9 @@ impl Fs {
     fn open_to_read(&self, caller: Caller, node: u64, flags: OFlags) -> io::Result<Opened> {
         let file = match self.tree.open(node, passed_on(flags)) {
             Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
-                self.superseded(caller, node).ok_or(error)?
+                return self
+                    .open_overtaken(caller, node, flags)
+                    .unwrap_or(Err(error));
             }
             // Only the owner may ask for O_NOATIME, and this process may be somebody else.
             Err(error)
@@ -126,14 +143,30 @@ impl Fs {
         Ok(self.version_handle(caller, node, file, flags))
     }
 
-    /// The old version that `node` was, for somebody who was told of it just before it was
-    /// replaced, looked again when asked to, and was overtaken once more.
-    fn superseded(&self, caller: Caller, node: u64) -> Option<File> {
-        if self.second_looks.asked_before(caller.tid) {
-            self.tree.open_superseded(node)
-        } else {
-            None
+    /// Another version has taken the name of `node` between the kernel's look and this open, twice:
+    /// the old version that `node` was, if it is still at hand, or the present one, around the
+    /// cache of the node that it is not.
+    fn open_overtaken(
+        &self,
+        caller: Caller,
+        node: u64,
+        flags: OFlags,
+    ) -> Option<io::Result<Opened>> {
+        if !self.second_looks.asked_before(caller.tid) {
+            return None;
         }
+        if let Some(file) = self.tree.open_superseded(node) {
+            return Some(Ok(self.version_handle(caller, node, file, flags)));
+        }
+        let place = self.tree.last_place_of(node).ok()?;
+        let file = SystemDisk.open(&place.dir, place.name(), false).ok()?;
+        let stat = attr::of_file(&file).ok()?;
+        if !is_free_to_open(caller, &stat) {
+            return None;
+        }
+        let mut opened = self.version_handle(caller, node, file, flags);
+        opened.flags = FopenFlags::FOPEN_DIRECT_IO;
+        Some(Ok(opened))
     }
 
     fn version_handle(&self, caller: Caller, node: u64, file: File, flags: OFlags) -> Opened {
@@ -250,12 +283,14 @@ impl Fs {
     ) -> io::Result<Opened> {
         let place = match self.tree.place_of(node) {
             Ok(place) => place,
-            // A file that lost its name, through /proc/PID/fd: there is nothing to publish.
-            Err(error) => {
-                return self
-                    .reopen_pinned(caller, node, flags)
-                    .unwrap_or(Err(error));
-            }
+            Err(error) => match self.reopen_pinned(caller, node, flags) {
+                // A file that lost its name, through /proc/PID/fd: there is nothing to publish.
+                Some(opened) => return opened,
+                None if self.second_looks.asked_before(caller.tid) => {
+                    self.tree.last_place_of(node)?
+                }
+                None => return Err(error),
+            },
         };
         // The kernel was sent to look again and came back to the published file: it cannot be
         // shown the draft (/proc/self/fd/N), so the handle goes around its cache.
@@ -281,22 +316,39 @@ impl Fs {
             Plan::InPlace => self
                 .open_in_place(node, flags)
                 .map(|file| self.version_handle(caller, node, file, flags)),
-            Plan::Draft(draft) if caller.tid == 0 => {
+            Plan::Edit(edit) if self.tree.nodes().of_edit(&edit) == Some(node) => {
+                self.open_edit(caller, node, &edit, flags, false)
+            }
+            Plan::Draft(draft) if self.cannot_look_again(caller, &stat) => {
                 self.open_draft(caller, node, &draft, flags, true)
+            }
+            Plan::Edit(edit) if self.cannot_look_again(caller, &stat) => {
+                self.open_edit(caller, node, &edit, flags, true)
             }
             Plan::Draft(draft) => {
                 self.engine.promise(&draft);
                 Err(self.redirect(caller, Promised::Draft(draft)))
             }
-            Plan::Edit(edit) if self.tree.nodes().of_edit(&edit) == Some(node) => {
-                self.open_edit(caller, node, &edit, flags, false)
-            }
-            Plan::Edit(edit) if caller.tid == 0 => self.open_edit(caller, node, &edit, flags, true),
             Plan::Edit(edit) => {
                 self.engine.promise_edit(&edit);
                 Err(self.redirect(caller, Promised::Edit(edit)))
             }
         }
+    }
+
+    /// Whether the kernel cannot be sent to look for what the file that is now known by `stat` is to be
+    /// opened as: the handle then goes around the cache.
+    fn cannot_look_again(&self, caller: Caller, stat: &Statx) -> bool {
+        caller.tid == 0
+            || (is_free_to_open(caller, stat) && self.second_looks.asked_before(caller.tid))
+    }
+
+    /// Promises `what` to the thread that opens, and has the kernel look again.
+    fn redirect(self: &Arc<Self>, caller: Caller, what: Promised) -> io::Error {
+        if let Some(before) = self.promises.make(caller.tid, what) {
+            self.promise_broken(&before);
+        }
+        stale()
     }
 
     /// Opens the published file itself.
@@ -310,14 +362,6 @@ impl Fs {
             }
             other => other,
         }
-    }
-
-    /// Promises `what` to the thread that opens, and has the kernel look again.
-    fn redirect(self: &Arc<Self>, caller: Caller, what: Promised) -> io::Error {
-        if let Some(before) = self.promises.make(caller.tid, what) {
-            self.promise_broken(&before);
-        }
-        stale()
     }
 
     pub fn plan_existing(
@@ -380,6 +424,19 @@ impl Fs {
         caller: Caller,
         parent: u64,
         name: &OsStr,
+        modes: (u32, u32),
+        flags: i32,
+    ) -> io::Result<(Entry, Opened)> {
+        let created = self.create_once(caller, parent, name, modes, flags);
+        self.note_second_look(caller, &created);
+        created
+    }
+
+    fn create_once(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
         (mode, umask): (u32, u32),
         flags: i32,
     ) -> io::Result<(Entry, Opened)> {
@@ -424,9 +481,8 @@ impl Fs {
         stat: &Statx,
         flags: OFlags,
     ) -> io::Result<(Entry, Opened)> {
-        // The kernel has checked nothing of this file: whoever might not open it must come by OPEN.
-        let own = stat.stx_uid == caller.uid && stat.stx_mode & 0o600 == 0o600;
-        if attr::kind(stat) != Kind::File || !(caller.uid == 0 || own) {
+        // Whoever might not open it must come by OPEN.
+        if attr::kind(stat) != Kind::File || !is_free_to_open(caller, stat) {
             return Err(stale());
         }
         let mut entry = self.entry(caller, parent, place.name(), stat, true);
@@ -479,6 +535,11 @@ impl Fs {
         let opened = self.version_handle(caller, entry.attr.ino.0, File::from(fd), flags);
         Ok((entry, opened))
     }
+}
+
+/// Whether `caller` may certainly open a file of which the kernel has checked nothing.
+fn is_free_to_open(caller: Caller, stat: &Statx) -> bool {
+    caller.uid == 0 || (stat.stx_uid == caller.uid && stat.stx_mode & 0o600 == 0o600)
 }
 
 /// The mode of a new file: the caller's umask counts only where the directory has no default ACL

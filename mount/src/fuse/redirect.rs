@@ -132,27 +132,44 @@ impl Promises {
     }
 }
 
-/// Threads that were told to look a name up again because their node is superseded. What they
-/// find the second time may be another node, superseded as well.
+/// Threads whose open was answered ESTALE, so that they look the name up again. What they find the
+/// second time may have been replaced as well; a third time they do not look.
 #[derive(Default)]
-pub struct SecondLooks(Mutex<HashMap<u32, Instant>>);
+pub struct SecondLooks {
+    map: Mutex<HashMap<u32, Instant>>,
+    count: AtomicUsize,
+}
 
 impl SecondLooks {
-    /// Whether thread `tid` was just told so; it is from now on, if not.
+    fn change<T>(&self, change: impl FnOnce(&mut HashMap<u32, Instant>) -> T) -> T {
+        let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = change(&mut map);
+        self.count.store(map.len(), Ordering::Release);
+        done
+    }
+
+    /// Thread `tid` is told to look again.
+    pub fn asked(&self, tid: u32) {
+        self.change(|map| map.insert(tid, Instant::now()));
+    }
+
+    /// Whether thread `tid` was just told so.
     pub fn asked_before(&self, tid: u32) -> bool {
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match map.remove(&tid) {
-            Some(when) if when.elapsed() < LIFETIME => true,
-            _ => {
-                map.insert(tid, Instant::now());
-                false
-            }
+        self.count.load(Ordering::Acquire) > 0
+            && self.change(|map| map.get(&tid).is_some_and(|when| when.elapsed() < LIFETIME))
+    }
+
+    /// Thread `tid` has opened what it wanted.
+    pub fn seen(&self, tid: u32) {
+        if self.count.load(Ordering::Acquire) > 0 {
+            self.change(|map| map.remove(&tid));
         }
     }
 
     /// Forgets those who did not come back.
     pub fn forget_old(&self) {
-        let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        map.retain(|_, when| when.elapsed() < LIFETIME);
+        if self.count.load(Ordering::Acquire) > 0 {
+            self.change(|map| map.retain(|_, when| when.elapsed() < LIFETIME));
+        }
     }
 }

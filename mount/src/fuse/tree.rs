@@ -184,6 +184,16 @@ impl Tree {
         self.place(parent, &name)
     }
 
+    /// The same, although the name may have been given to another file since.
+    pub fn last_place_of(&self, node: u64) -> io::Result<Place<SystemDisk>> {
+        let (parent, name) = {
+            let nodes = self.nodes();
+            let found = nodes.get(node).ok_or_else(stale)?;
+            (found.parent, found.name.clone())
+        };
+        self.place(parent, &name)
+    }
+
     /// The path of `name` in `parent`, from the root of the mount.
     pub fn path(&self, parent: u64, name: &OsStr) -> PathBuf {
         let nodes = self.nodes();
@@ -213,7 +223,7 @@ impl Tree {
             return attr::of_file(&*pin);
         }
         let kind = self.nodes().get(node).ok_or_else(stale)?.kind;
-        let place = self.place_of(node)?;
+        let place = self.last_place_of(node)?;
         let stat = attr::of_name(&*place.dir, place.name()).map_err(gone_is_stale)?;
         // The kernel tries a path only twice, and asks for attributes on the way: of a superseded
         // version that nobody has open it is told what is true of the current one.
