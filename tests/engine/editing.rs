@@ -3,6 +3,7 @@
 mod crash;
 mod failures;
 mod names;
+mod races;
 
 use polystore_mount::engine::locks::{Class, Kind};
 

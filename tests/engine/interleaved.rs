@@ -21,10 +21,28 @@ pub struct Interleaved {
 impl Interleaved {
     /// `event` happens after `operations` operations through this.
     pub fn new(disk: &SimDisk, operations: usize, event: Event) -> Interleaved {
+        let interleaved = Interleaved::idle(disk);
+        interleaved.arm(operations, event);
+        interleaved
+    }
+
+    /// Nothing happens so far.
+    pub fn idle(disk: &SimDisk) -> Interleaved {
         Interleaved {
             disk: disk.clone(),
-            event: Arc::new(Mutex::new(Some((operations, event)))),
+            event: Arc::default(),
         }
+    }
+
+    /// `event` happens after `operations` more.
+    pub fn arm(&self, operations: usize, event: Event) {
+        *self.event.lock().unwrap_or_else(PoisonError::into_inner) = Some((operations, event));
+    }
+
+    /// It does not happen any more. Whether it had.
+    pub fn disarm(&self) -> bool {
+        let mut event = self.event.lock().unwrap_or_else(PoisonError::into_inner);
+        event.take().is_none()
     }
 
     /// Whether it has happened.

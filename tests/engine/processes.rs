@@ -1,9 +1,12 @@
 //! Processes that do what a test says.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use polystore_mount::engine::process::{Caller, Fate, Image, Moment, Process, Processes};
+
+use crate::sim_disk::act_as;
 
 /// Number of the process that every other descends from.
 pub const INIT: u32 = 1;
@@ -212,6 +215,11 @@ impl Processes for Tree {
             .running
             .get(&tid)
             .map_or_else(Vec::new, |entry| entry.groups.clone())
+    }
+
+    fn act_as(&self, caller: Caller, work: &mut dyn FnMut()) -> io::Result<()> {
+        act_as(caller.uid, caller.gid, work);
+        Ok(())
     }
 
     fn name(&self, pid: u32) -> Option<String> {

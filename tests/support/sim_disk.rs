@@ -15,6 +15,7 @@ mod image;
 #[path = "sim_disk/seam.rs"]
 mod seam;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::io;
@@ -104,6 +105,18 @@ enum Fault {
     Every(Operation, i32),
     /// All from this number on.
     From(usize),
+}
+
+thread_local! {
+    /// User and group that this thread makes files as.
+    static ACTING: Cell<(u32, u32)> = const { Cell::new((0, 0)) };
+}
+
+/// Does `work` as a user and a group: what is made by it is theirs.
+pub fn act_as(uid: u32, gid: u32, work: impl FnOnce()) {
+    let before = ACTING.replace((uid, gid));
+    work();
+    ACTING.set(before);
 }
 
 impl Default for SimDisk {
@@ -341,6 +354,19 @@ impl Shared {
             attributes,
         });
         inode
+    }
+
+    /// What a new file in `dir` has: in a setgid directory the group is the directory's.
+    fn created_in(&self, dir: u64, mode: u32) -> Attributes {
+        let dir = &self.live.inodes[&dir].attributes;
+        let (uid, gid) = ACTING.get();
+        let inherits = dir.mode & 0o2000 != 0;
+        Attributes {
+            mode,
+            uid,
+            gid: if inherits { dir.gid } else { gid },
+            ..Attributes::default()
+        }
     }
 
     fn step(&mut self, step: Step) {

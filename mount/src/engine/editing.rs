@@ -293,15 +293,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         place: &Place<D>,
         path: &Path,
     ) -> io::Result<Option<Arc<Edit<D>>>> {
-        let (file, writable) = match self.disk.open(&place.dir, place.name(), true) {
-            Ok(file) => (file, true),
-            // A program that runs, or one that only its replacement may be written of.
-            Err(_) => match self.disk.open(&place.dir, place.name(), false) {
-                Ok(file) => (file, false),
-                Err(_) => return Ok(None),
-            },
+        let Ok((file, version_id, writable)) = self.open_published(place) else {
+            return Ok(None);
         };
-        let version_id = self.disk.stat_file(&file)?.id;
         if self.is_database(&file) || self.is_written_in_place(version_id) {
             return Ok(None);
         }
@@ -405,22 +399,41 @@ impl<D: Disk, P: Processes> Engine<D, P> {
 
     /// Shows what is published under the name now.
     fn catch_up(&self, edit: &Edit<D>) -> io::Result<()> {
-        let place = edit.place();
+        let place = {
+            let mut state = edit.state();
+            // Before it is looked at: what is published in the meantime counts again.
+            state.outdated = false;
+            state.place.clone()
+        };
+        match self.open_published(&place) {
+            Ok((file, id, writable)) => {
+                let mut state = edit.state();
+                let same = state.place.slot == place.slot && state.mode == Mode::Shared;
+                if same && state.draft.is_none() {
+                    state.version = Content::Version(Arc::new(file));
+                    state.version_id = id;
+                    state.writable = writable;
+                }
+                Ok(())
+            }
+            Err(error) => {
+                edit.state().outdated = true;
+                Err(error)
+            }
+        }
+    }
+
+    /// The file at `place`, and whether it could be opened for writing.
+    fn open_published(&self, place: &Place<D>) -> io::Result<(D::File, FileId, bool)> {
         let opened = self.disk.open(&place.dir, place.name(), true);
         let writable = opened.is_ok();
         let file = match opened {
             Ok(file) => file,
+            // A program that runs, or one that only its replacement may be written of.
             Err(_) => self.disk.open(&place.dir, place.name(), false)?,
         };
         let id = self.disk.stat_file(&file)?.id;
-        let mut state = edit.state();
-        if state.draft.is_none() && state.mode == Mode::Shared {
-            state.version = Content::Version(Arc::new(file));
-            state.version_id = id;
-            state.writable = writable;
-            state.outdated = false;
-        }
-        Ok(())
+        Ok((file, id, writable))
     }
 
     /// Where `editor` is to write: makes the draft if this is the first write. Of what is there
@@ -471,13 +484,38 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         }
     }
 
+    /// Makes the draft, or finds that the file is written in place. Meanwhile its name may be changed or
+    /// taken, which is then as if it had been so before.
     fn first_write(&self, editor: &Editor<D>, keep: u64) -> io::Result<Content<D>> {
         let edit = &editor.edit;
-        let place = edit.place();
+        loop {
+            let place = edit.place();
+            let prepared = self.prepare_write(editor, &place, keep);
+            if let Some(content) = edit.state().writable_content() {
+                return Ok(content);
+            }
+            let (moved, overtaken) = {
+                let state = edit.state();
+                (state.place.slot != place.slot, state.outdated)
+            };
+            match prepared {
+                Err(error) if !moved => return Err(error),
+                Ok(()) if !moved && !overtaken => {
+                    return Err(io::Error::other("an edit lost its file"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn prepare_write(&self, editor: &Editor<D>, place: &Place<D>, keep: u64) -> io::Result<()> {
+        let edit = &editor.edit;
         let Some(stat) = self.disk.stat(&place.dir, place.name())? else {
-            // Removed behind the mount: as with any file that is open, nobody sees what is written.
-            self.orphan_edit(None, &place.slot);
-            return Ok(edit.state().version.clone());
+            if edit.place().slot == place.slot {
+                // Removed behind the mount: as with any file that is open, nobody sees what is written.
+                self.orphan_edit(None, &place.slot);
+            }
+            return Ok(());
         };
         let outdated = edit.state().outdated;
         if outdated || stat.id != edit.version() {
@@ -487,13 +525,11 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             || stat.links != 1
             || self.is_appended(stat.id)
             || self.is_written_in_place(stat.id)
-            || !self.copy_for(editor, &place, stat, keep)?;
+            || !self.copy_for(editor, place, stat, keep)?;
         if in_place {
             self.write_in_place(edit)?;
         }
-        edit.state()
-            .writable_content()
-            .ok_or_else(|| io::Error::other("an edit lost its file"))
+        Ok(())
     }
 
     /// Makes the draft. `false` where the file's owner cannot be recreated.
@@ -548,18 +584,22 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         Ok(true)
     }
 
+    /// What is shown is what is written from now on, unless it was replaced or lost its name meanwhile.
     fn write_in_place(&self, edit: &Edit<D>) -> io::Result<()> {
+        let mut reopened = None;
         if !edit.state().writable {
             let place = edit.place();
             let file = self.disk.open(&place.dir, place.name(), true)?;
             let id = self.disk.stat_file(&file)?.id;
-            let mut state = edit.state();
-            state.version = Content::Version(Arc::new(file));
-            state.version_id = id;
-            state.writable = true;
+            reopened = Some((file, id));
         }
         let mut state = edit.state();
-        if state.mode == Mode::Shared {
+        if state.mode == Mode::Shared && !state.outdated {
+            if let Some((file, id)) = reopened {
+                state.version = Content::Version(Arc::new(file));
+                state.version_id = id;
+                state.writable = true;
+            }
             state.mode = Mode::InPlace;
         }
         Ok(())
@@ -596,7 +636,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         }
         self.catch_up(edit)?;
         self.write_in_place(edit)?;
-        Ok(true)
+        Ok(edit.is_in_place())
     }
 
     /// A descriptor of `editor` is being closed by `caller`. Whether the draft has to be

@@ -82,31 +82,21 @@ impl Disk for SimDisk {
         Ok(self.begin(Operation::Stat)?.stat(dir.inode))
     }
 
-    fn create_unnamed(&self, _dir: &SimDir, mode: u32) -> io::Result<Option<SimFile>> {
+    fn create_unnamed(&self, dir: &SimDir, mode: u32) -> io::Result<Option<SimFile>> {
         let mut shared = self.begin(Operation::CreateUnnamed)?;
         if shared.no_unnamed {
             return Ok(None);
         }
-        let inode = shared.make(
-            Kind::File,
-            Attributes {
-                mode,
-                ..Attributes::default()
-            },
-        );
+        let attributes = shared.created_in(dir.inode, mode);
+        let inode = shared.make(Kind::File, attributes);
         Ok(Some(self.handle(&mut shared, inode, true)))
     }
 
     fn create_new(&self, dir: &SimDir, name: &OsStr, mode: u32) -> io::Result<SimFile> {
         let mut shared = self.begin(Operation::CreateNew)?;
         shared.free(dir.inode, name)?;
-        let inode = shared.make(
-            Kind::File,
-            Attributes {
-                mode,
-                ..Attributes::default()
-            },
-        );
+        let attributes = shared.created_in(dir.inode, mode);
+        let inode = shared.make(Kind::File, attributes);
         shared.step(Step::Named {
             dir: dir.inode,
             name: name.into(),

@@ -89,6 +89,12 @@ impl Locks {
             .retain(|(of, posix, _, owner), _| !(*of == key && *posix && *owner == u64::from(pid)));
     }
 
+    fn drop_range(&mut self, key: LockKey, ask: &Ask) {
+        for cell in ask.range.clone() {
+            self.held.remove(&(key, ask.is_posix(), cell, ask.owner()));
+        }
+    }
+
     fn held_through(&self, handle: HandleId) -> bool {
         self.held.values().any(|held| held.handle == handle)
     }
@@ -172,7 +178,11 @@ impl Model {
             let near = *of == key && *class == posix && ask.range.contains(cell);
             near && *other != owner && (held.exclusive || exclusive)
         });
-        if conflict || (!ask.is_whole() && self.came_late(ask.handle)) {
+        if conflict {
+            return Locked::WouldBlock;
+        }
+        if !ask.is_whole() && self.came_late(ask.handle) {
+            self.locks.drop_range(key, ask);
             return Locked::WouldBlock;
         }
         for cell in ask.range.clone() {
@@ -188,10 +198,7 @@ impl Model {
     /// sees it.
     fn unlock(&mut self, key: LockKey, ask: &Ask) {
         let held = self.locks.held_through(ask.handle);
-        for cell in ask.range.clone() {
-            let lock = (key, ask.is_posix(), cell, ask.owner());
-            self.locks.held.remove(&lock);
-        }
+        self.locks.drop_range(key, ask);
         if let Target::Edit(id) = self.opens[&ask.handle].target
             && held
             && self.edits[id]
