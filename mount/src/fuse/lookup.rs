@@ -11,6 +11,7 @@ use rustix::fs::Statx;
 
 use super::attr;
 use super::fs::{Entry, Fs, NOT_REMEMBERED, REMEMBERED};
+use super::limits;
 use super::nodes::ROOT;
 use super::redirect::Promised;
 use super::tree::{content_stat, draft_stat};
@@ -62,7 +63,7 @@ impl Fs {
             if attr::kind(stat) == Kind::File
                 && let Some(node) = nodes.get_mut(told)
             {
-                node.tell(caller.tid);
+                node.told.tell(caller.tid);
             }
             told
         };
@@ -138,8 +139,16 @@ impl Fs {
 
     /// The kernel forgot `node` `count` times.
     pub fn forget(&self, node: u64, count: u64) {
-        if self.tree.nodes().forget(node, count) {
+        let (gone, fewer) = {
+            let mut nodes = self.tree.nodes();
+            let gone = nodes.forget(node, count);
+            (gone, gone && nodes.shrink())
+        };
+        if gone {
             self.tree.close(node);
+        }
+        if fewer {
+            self.pool.spawn(Box::new(limits::give_back_memory));
         }
     }
 }

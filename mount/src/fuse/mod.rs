@@ -22,6 +22,7 @@ mod opening;
 mod proc;
 mod redirect;
 mod ticker;
+mod told;
 mod tree;
 
 use std::fmt;

@@ -9,6 +9,9 @@
 //! An edit has a node of its own, with a made-up number, beside those of the versions that it
 //! starts from: it has its own content and page cache.
 //!
+//! There are as many nodes as the kernel remembers, a million after a walk of a big tree, so they are
+//! small, and what they took is given back when the kernel has forgotten them.
+//!
 //! Invariants:
 //! 1. A node is in the table as long as the kernel has been told of it more often than it forgot it.
 //! 2. A number stands for one file as long as it is in the table.
@@ -17,12 +20,12 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
 
 use polystore::disk::{FileId, Kind, SystemDisk};
 use rustix::fs::Statx;
 
 use super::attr;
+use super::told::Told;
 use crate::engine::draft::Draft;
 use crate::engine::editing::Edit;
 use crate::engine::slot::SlotKey;
@@ -32,6 +35,9 @@ pub const ROOT: u64 = 1;
 
 /// Numbers from here on are given to files whose inode number is taken or ambiguous.
 const MADE_UP: u64 = 1 << 63;
+
+/// Tables of fewer nodes than this are left as big as they once were.
+const WORTH_SHRINKING: usize = 1 << 14;
 
 /// What is known of a node.
 pub struct Node {
@@ -52,34 +58,26 @@ pub struct Node {
     /// A file that reaches it without its name, while handles are open.
     pub pin: Option<Arc<File>>,
     /// How many handles are open.
-    pub pins: usize,
-    /// The last two threads that were told of it, and when, the later first.
-    told: [Option<(u32, Instant)>; 2],
-    born: Option<(i64, u32)>,
+    pub pins: u32,
+    /// Who was told of it just now.
+    pub told: Told,
+    /// When it was made, in nanoseconds, as far as the file system says.
+    born: Option<i64>,
     lookups: u64,
 }
 
 impl Node {
     /// Whether `stat` tells of its file, and not of a later one with the same inode number.
     pub fn is(&self, stat: &Statx) -> bool {
-        self.id == attr::id(stat) && self.born == attr::born(stat)
+        self.id == attr::id(stat) && self.born == born(stat)
     }
+}
 
-    /// Notes that thread `tid` was told of it, and is likely to open it next.
-    pub fn tell(&mut self, tid: u32) {
-        let now = Some((tid, Instant::now()));
-        if self.told[0].is_none_or(|(last, _)| last != tid) {
-            self.told[1] = self.told[0];
-        }
-        self.told[0] = now;
-    }
-
-    /// Whether somebody other than `writer` was told of it less than `age` ago.
-    pub fn told_others(&self, writer: Option<u32>, age: Duration) -> bool {
-        let told = self.told.iter().flatten();
-        let mut others = told.filter(|(tid, _)| Some(*tid) != writer);
-        others.any(|(_, when)| when.elapsed() < age)
-    }
+/// A file's birth, as nodes note it: enough to tell it from another one with its number.
+fn born(stat: &Statx) -> Option<i64> {
+    let (seconds, nanoseconds) = attr::born(stat)?;
+    let whole = seconds.wrapping_mul(1_000_000_000);
+    Some(whole.wrapping_add(i64::from(nanoseconds)))
 }
 
 /// What stands for an edit where others have the inode of their file: no file is on that device.
@@ -92,7 +90,8 @@ fn edit_id(edit: &Edit<SystemDisk>) -> FileId {
 
 /// All nodes.
 pub struct Nodes {
-    map: HashMap<u64, Node>,
+    /// Boxed, so that the table takes little more than they do, however it grows.
+    map: HashMap<u64, Box<Node>>,
     made_up: HashMap<FileId, u64>,
     next: u64,
     device: u64,
@@ -123,7 +122,7 @@ impl Nodes {
 
     /// A node other than the root.
     pub fn get(&self, node: u64) -> Option<&Node> {
-        self.map.get(&node)
+        self.map.get(&node).map(Box::as_ref)
     }
 
     /// Whether `stat` tells of the file that node `number` is.
@@ -133,7 +132,7 @@ impl Nodes {
 
     /// A node other than the root, to change it.
     pub fn get_mut(&mut self, node: u64) -> Option<&mut Node> {
-        self.map.get_mut(&node)
+        self.map.get_mut(&node).map(Box::as_mut)
     }
 
     /// Whether `node` is a directory.
@@ -179,13 +178,13 @@ impl Nodes {
 
     /// Tells the kernel of the file `stat`, found as `name` in `parent`: returns its number.
     pub fn remember(&mut self, parent: u64, name: &OsStr, stat: &Statx) -> u64 {
-        let (id, kind, born) = (attr::id(stat), attr::kind(stat), attr::born(stat));
+        let (id, kind, born) = (attr::id(stat), attr::kind(stat), born(stat));
         let another = |node: &Node| !node.is(stat) || node.kind != kind;
         let number = match self.number(id) {
-            Some(number) if !self.map.get(&number).is_some_and(another) => number,
+            Some(number) if !self.get(number).is_some_and(another) => number,
             _ => self.make_up(id),
         };
-        let node = self.map.entry(number).or_insert_with(|| Node {
+        let node = self.map.entry(number).or_insert_with(|| Box::new(Node {
             id,
             kind,
             parent,
@@ -195,10 +194,10 @@ impl Nodes {
             edit: Weak::new(),
             pin: None,
             pins: 0,
-            told: [None; 2],
+            told: Told::default(),
             born,
             lookups: 0,
-        });
+        }));
         if node.parent != parent || node.name != name {
             node.parent = parent;
             node.name = name.to_owned();
@@ -220,7 +219,7 @@ impl Nodes {
             Some(number) => *number,
             None => self.make_up(id),
         };
-        let node = self.map.entry(number).or_insert_with(|| Node {
+        let node = self.map.entry(number).or_insert_with(|| Box::new(Node {
             id,
             kind: Kind::File,
             parent,
@@ -230,10 +229,10 @@ impl Nodes {
             edit: Arc::downgrade(edit),
             pin: None,
             pins: 0,
-            told: [None; 2],
+            told: Told::default(),
             born: None,
             lookups: 0,
-        });
+        }));
         node.lookups += 1;
         number
     }
@@ -271,6 +270,17 @@ impl Nodes {
         if self.made_up.get(&id) == Some(&number) {
             self.made_up.remove(&id);
         }
+        true
+    }
+
+    /// Gives back what the table does not need any more. Whether that was much.
+    pub fn shrink(&mut self) -> bool {
+        let needless = |len: usize, room: usize| room > WORTH_SHRINKING && len < room / 8;
+        if !needless(self.map.len(), self.map.capacity()) {
+            return false;
+        }
+        self.map.shrink_to(self.map.len() * 2);
+        self.made_up.shrink_to(self.made_up.len() * 2);
         true
     }
 

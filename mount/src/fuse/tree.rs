@@ -343,7 +343,7 @@ impl Tree {
             nodes.of(attr::id(&stat)).filter(|node| {
                 nodes
                     .get(*node)
-                    .is_some_and(|node| node.told_others(writer, JUST_TOLD))
+                    .is_some_and(|node| node.told.others(writer, JUST_TOLD))
             })
         };
         let Some(node) = told else { return };
