@@ -184,20 +184,22 @@ impl Nodes {
             Some(number) if !self.get(number).is_some_and(another) => number,
             _ => self.make_up(id),
         };
-        let node = self.map.entry(number).or_insert_with(|| Box::new(Node {
-            id,
-            kind,
-            parent,
-            name: name.to_owned(),
-            unlinked: false,
-            draft: Weak::new(),
-            edit: Weak::new(),
-            pin: None,
-            pins: 0,
-            told: Told::default(),
-            born,
-            lookups: 0,
-        }));
+        let node = self.map.entry(number).or_insert_with(|| {
+            Box::new(Node {
+                id,
+                kind,
+                parent,
+                name: name.to_owned(),
+                unlinked: false,
+                draft: Weak::new(),
+                edit: Weak::new(),
+                pin: None,
+                pins: 0,
+                told: Told::default(),
+                born,
+                lookups: 0,
+            })
+        });
         if node.parent != parent || node.name != name {
             node.parent = parent;
             node.name = name.to_owned();
@@ -219,20 +221,22 @@ impl Nodes {
             Some(number) => *number,
             None => self.make_up(id),
         };
-        let node = self.map.entry(number).or_insert_with(|| Box::new(Node {
-            id,
-            kind: Kind::File,
-            parent,
-            name: name.to_owned(),
-            unlinked: false,
-            draft: Weak::new(),
-            edit: Arc::downgrade(edit),
-            pin: None,
-            pins: 0,
-            told: Told::default(),
-            born: None,
-            lookups: 0,
-        }));
+        let node = self.map.entry(number).or_insert_with(|| {
+            Box::new(Node {
+                id,
+                kind: Kind::File,
+                parent,
+                name: name.to_owned(),
+                unlinked: false,
+                draft: Weak::new(),
+                edit: Arc::downgrade(edit),
+                pin: None,
+                pins: 0,
+                told: Told::default(),
+                born: None,
+                lookups: 0,
+            })
+        });
         node.lookups += 1;
         number
     }
