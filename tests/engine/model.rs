@@ -22,8 +22,11 @@ proptest! {
     #![proptest_config(rounds(1000))]
 
     #[test]
-    fn every_process_finds_what_the_rules_say(steps in prop::collection::vec(step(), 1..80)) {
-        let mut game = Game::new();
+    fn every_process_finds_what_the_rules_say(
+        pause in 1..4_usize,
+        steps in prop::collection::vec(step(), 1..80),
+    ) {
+        let mut game = Game::new(pause);
         for step in steps {
             game.play(step)?;
         }

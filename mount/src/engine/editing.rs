@@ -823,9 +823,14 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     /// written in place goes on in the file that it is written in, which is not to be found any more.
     pub(super) fn overtake(&self, edit: &Edit<D>) {
         if edit.is_in_place() {
-            self.orphan_edit(None, &edit.place().slot);
-        } else {
-            edit.state().outdated = true;
+            return self.orphan_edit(None, &edit.place().slot);
+        }
+        edit.state().outdated = true;
+        // At once: should it lose its name, it goes on with this version.
+        if edit.draft().is_none()
+            && let Err(error) = self.catch_up(edit)
+        {
+            log::debug!("{}: the new version: {error}", edit.path.display());
         }
     }
 

@@ -231,7 +231,8 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             let edit = slots.edit(&to.slot).cloned();
             edit.filter(|edit| edit.draft().is_none_or(|own| own.id != draft.id))
         };
-        if let Some(edit) = overtaken {
+        // A rename takes the name from its edit itself, which keeps what it has.
+        if let Some(edit) = overtaken.filter(|_| to.slot == draft.place.slot) {
             self.overtake(&edit);
         }
         draft.wake_waiters();

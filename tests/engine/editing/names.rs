@@ -178,3 +178,15 @@ fn an_edit_that_is_settled_late_leaves_the_next_one_alone() {
     world.close(pid, next);
     assert!(world.engine.edit_at(&slot).is_none());
 }
+
+/// Found by the model: nobody had looked since, and the editor was left with the version before.
+#[test]
+fn an_unwritten_edit_of_a_removed_file_goes_on_with_its_last_version() {
+    let world = World::with(&[("f", "old")]);
+    let (pid, stranger) = (world.tree.spawn(), world.tree.spawn());
+    let handle = world.open(pid, "f", EDIT);
+    world.put(stranger, "f", "new");
+    world.unlink(stranger, "f");
+    assert_eq!(world.text(&handle), "new");
+    world.close(pid, handle);
+}

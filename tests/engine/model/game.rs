@@ -23,7 +23,7 @@ type Outcome = Result<(), TestCaseError>;
 const NAME: [&str; NAMES] = ["a", "b", "a-wal"];
 
 /// How many bytes a part of a file has that is locked.
-const CELL: u64 = 10;
+const CELL: u64 = 1;
 
 pub(super) struct Game {
     world: World,
@@ -32,6 +32,9 @@ pub(super) struct Game {
     /// Which inode of the disk is which of the model.
     inodes: HashMap<Ino, FileId>,
     writes: u32,
+    /// After how many steps everything is looked at: to look makes an edit catch up.
+    pause: usize,
+    steps: usize,
 }
 
 fn access(how: How) -> Access {
@@ -64,7 +67,7 @@ fn reason(why: Why) -> &'static str {
 }
 
 impl Game {
-    pub(super) fn new() -> Game {
+    pub(super) fn new(pause: usize) -> Game {
         assert_eq!(NAME[NEIGHBOUR], "a-wal");
         let mut model = Model::default();
         model.names[0] = Some(model.new_file("old"));
@@ -79,6 +82,8 @@ impl Game {
             handles: BTreeMap::new(),
             inodes: HashMap::new(),
             writes: 0,
+            pause,
+            steps: 0,
         }
     }
 
@@ -139,7 +144,12 @@ impl Game {
             }
             _ => self.change_names(step)?,
         }
-        self.compare()
+        self.steps += 1;
+        if self.steps.is_multiple_of(self.pause) {
+            return self.compare();
+        }
+        (0..NAMES).try_for_each(|name| self.compare_published(name))?;
+        self.compare_salvage()
     }
 
     fn change_names(&mut self, step: Step) -> Outcome {
