@@ -11,7 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use crate::engine::order::Job;
 
 /// How many jobs can wait for a slow disk at a time before others wait for them.
-const MOST_THREADS: usize = 32;
+const MOST_THREADS: usize = 256;
 
 #[derive(Default)]
 struct State {

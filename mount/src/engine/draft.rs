@@ -18,7 +18,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use polystore::disk::{Disk, FileId};
@@ -215,7 +215,7 @@ impl<D: Disk> Draft<D> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Held while its content is waited for; nothing else is locked meanwhile.
+    /// Held while its content is waited for; at most [`name`](Self::name) is locked meanwhile.
     pub fn syncing(&self) -> MutexGuard<'_, ()> {
         self.syncing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -224,6 +224,11 @@ impl<D: Disk> Draft<D> {
     /// so that it happens once; nothing else is locked meanwhile.
     pub fn name(&self) -> MutexGuard<'_, StagedName> {
         self.name.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its name, while nobody waits for its content, which the first guard keeps so, or is naming it.
+    pub fn name_if_idle(&self) -> Option<(MutexGuard<'_, ()>, MutexGuard<'_, StagedName>)> {
+        Some((free(&self.syncing)?, free(&self.name)?))
     }
 
     /// Where it is in its life.
@@ -335,4 +340,13 @@ pub struct Writer<D: Disk> {
     pub opener: Option<Process>,
     /// Whether that process has closed a descriptor of it since.
     pub opener_closed: AtomicBool,
+}
+
+/// The guard of `mutex` if nobody has it.
+fn free<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
 }

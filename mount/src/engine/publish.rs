@@ -52,11 +52,19 @@ impl<D: Disk, P: Processes> Engine<D, P> {
 
     /// Gives a draft a name in staging, and a note beside it that says what it is. Failing to
     /// is no error of the writer: the draft merely would not outlive the mount.
+    ///
+    /// Not now if somebody waits for its content: the link would wait with him (ext4 and others hold
+    /// the file's lock for that long), and whoever wants to stage anything for the link.
     pub fn secure(&self, draft: &Draft<D>) {
+        if let Some((_idle, mut name)) = draft.name_if_idle() {
+            self.secure_as(draft, &mut name);
+        }
+    }
+
+    fn secure_as(&self, draft: &Draft<D>, name: &mut StagedName) {
         let Some(session) = self.session_for(&draft.place) else {
             return;
         };
-        let mut name = draft.name();
         if *name != StagedName::Unnamed {
             return;
         }
@@ -70,14 +78,18 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         }
     }
 
-    /// The drafts that have become old enough to be [secured](Self::secure).
+    /// The drafts that have become old enough to be [secured](Self::secure), and are not.
     pub fn old_drafts(&self) -> Vec<Arc<Draft<D>>> {
         let slots = self.slots();
         let drafts = slots.all().cloned();
         let of_edits = slots.all_edits().filter_map(|edit| edit.draft());
-        let old = drafts
-            .chain(of_edits)
-            .filter(|draft| draft.is_written() && draft.opened.elapsed() >= SECURED_AGE);
+        let old = drafts.chain(of_edits).filter(|draft| {
+            draft.is_written()
+                && draft.opened.elapsed() >= SECURED_AGE
+                && draft
+                    .name_if_idle()
+                    .is_some_and(|(_, name)| *name == StagedName::Unnamed)
+        });
         old.collect()
     }
 
@@ -282,7 +294,8 @@ impl<D: Disk, P: Processes> Engine<D, P> {
 
     /// Waits for the content, as the durability says. A failure poisons: the system tells it once.
     fn make_durable(&self, draft: &Draft<D>) -> io::Result<()> {
-        // Whoever finds the draft clean may publish it: so nobody looks while somebody waits.
+        // Whoever finds the draft clean may publish it: so nobody looks while somebody waits. Nobody names
+        // it, either: see `secure`.
         let _one_at_a_time = draft.syncing();
         if !draft.take_dirty() {
             return Ok(());
@@ -334,7 +347,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             && !self.keep(draft, reason)
         {
             // Better left in staging, for the next mount, than lost.
-            return self.secure(draft);
+            return self.secure_as(draft, &mut draft.name());
         }
         let name = std::mem::replace(&mut *draft.name(), StagedName::Settled);
         self.drop_staged(&draft.place, &name);

@@ -2,6 +2,7 @@
 //! signal, drafts that have become old, superseded versions.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -92,6 +93,7 @@ impl Drop for Ticker {
 
 fn run(fs: &Weak<Fs>, shared: &Shared) {
     let mut pause = OTHERWISE;
+    let securing = Arc::new(AtomicBool::new(false));
     loop {
         let asked = shared.sleep(pause);
         let Some(fs) = fs.upgrade().filter(|_| !asked.stop) else {
@@ -111,19 +113,40 @@ fn run(fs: &Weak<Fs>, shared: &Shared) {
         if round.is_err() {
             log::error!("a round of upkeep panicked");
         }
-        let old = fs.engine.old_drafts();
-        if !old.is_empty() {
-            fs.aside(move |fs| {
-                for draft in old.iter().filter(|draft| draft.phase() == Phase::Private) {
-                    fs.engine.secure(draft);
-                }
-            });
-        }
+        secure_old(&fs, &securing);
         pause = if fs.locks.anyone_waiting() {
             fs.locks.look_for_signals(&fs.engine.processes);
             WHILE_WAITING
         } else {
             OTHERWISE
         };
+    }
+}
+
+/// Has drafts that have become old secured by one thread at a time: the disk may be slow.
+fn secure_old(fs: &Arc<Fs>, securing: &Arc<AtomicBool>) {
+    if securing.load(Ordering::Acquire) {
+        return;
+    }
+    let old = fs.engine.old_drafts();
+    if old.is_empty() {
+        return;
+    }
+    securing.store(true, Ordering::Release);
+    let done = Securing(securing.clone());
+    fs.aside(move |fs| {
+        let _done = done;
+        for draft in old.iter().filter(|draft| draft.phase() == Phase::Private) {
+            fs.engine.secure(draft);
+        }
+    });
+}
+
+/// Says that the work is over, even if it panicked.
+struct Securing(Arc<AtomicBool>);
+
+impl Drop for Securing {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Release);
     }
 }
