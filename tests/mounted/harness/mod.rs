@@ -17,6 +17,9 @@ pub use setup::{Setup, Who};
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
+/// Where programs are looked for: where an ordinary user finds them, too.
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
+
 /// What a plain directory does with a scenario.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Plain {

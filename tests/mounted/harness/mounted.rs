@@ -8,11 +8,9 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use super::PATH;
 use super::process::{Outcome, Run, TimedOut};
 use super::setup::{Setup, Who, open_fuse_to_users, we_are_root};
-
-/// Where programs are looked for: where an ordinary user finds them, too.
-const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin";
 
 /// Modules that the Python parts of the scenarios import.
 const MODULES: &[(&str, &str)] = &[

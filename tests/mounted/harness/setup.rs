@@ -2,6 +2,9 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::PATH;
 
 /// The ordinary user of the tests: `nobody`, whom every Linux knows by name (fusermount3 asks).
 const USER: u32 = 65534;
@@ -32,9 +35,21 @@ pub struct Setup {
     pub options: Vec<String>,
     /// A fresh file system for the backing directory: its type and size in MiB.
     pub image: Option<(String, u32)>,
+    /// Programs (`git`) and Python's modules (`python:lmdb`) that not every machine has.
+    pub needs: Vec<String>,
 }
 
 impl Setup {
+    /// With these programs: `git` is looked for as a command, `python:lmdb` as a module, `/usr/…` as a file.
+    ///
+    /// `scripts/install-test-tools` says which of them it installs.
+    pub fn needs(programs: &[&str]) -> Setup {
+        Setup {
+            needs: programs.iter().map(|name| (*name).to_owned()).collect(),
+            ..Setup::default()
+        }
+    }
+
     /// With these options of `polystore mount`.
     pub fn options(options: &[&str]) -> Setup {
         Setup {
@@ -69,8 +84,36 @@ impl Setup {
         if self.image.is_some() && !Path::new("/dev/loop-control").exists() {
             return Some("there are no loop devices".to_owned());
         }
-        None
+        let missing: Vec<&str> = (self.needs.iter())
+            .map(String::as_str)
+            .filter(|name| !is_installed(name))
+            .collect();
+        (!missing.is_empty()).then(|| format!("not installed: {}", missing.join(", ")))
     }
+}
+
+/// Whether the programs of the scenarios find this one.
+fn is_installed(name: &str) -> bool {
+    if name.starts_with('/') {
+        return Path::new(name).exists();
+    }
+    let mut asked = match name.strip_prefix("python:") {
+        Some(module) => {
+            let mut python = Command::new("python3");
+            python.args(["-c", &format!("import {module}")]);
+            python
+        }
+        None => {
+            let mut shell = Command::new("/bin/sh");
+            shell.args(["-c", "command -v \"$0\"", name]);
+            shell
+        }
+    };
+    asked
+        .env("PATH", PATH)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    asked.status().is_ok_and(|status| status.success())
 }
 
 /// Gives ordinary users /dev/fuse, as distributions do.
