@@ -22,6 +22,7 @@ mod cli;
 mod data;
 mod drafts;
 mod edits;
+mod extremes;
 mod fs;
 mod images;
 mod kill;

@@ -212,6 +212,11 @@ impl Mounted {
         found
     }
 
+    /// The process of the mount, while there is one.
+    pub fn pid(&self) -> Option<u32> {
+        self.daemon.as_ref().map(Child::id)
+    }
+
     /// What the mount printed so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.root.join("mount.log")).unwrap_or_default()

@@ -168,6 +168,9 @@ class Worker:
     def kill(self, number=signal.SIGKILL):
         os.kill(self.pid, number)
 
+    def lives(self):
+        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
     def wait(self):
         """How it ended: an exit code, or the number of a signal below 0."""
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
