@@ -1,6 +1,6 @@
 //! Databases in a file, other than SQLite: LMDB, HDF5, dbm.
 
-use crate::harness::{Setup, same};
+use crate::harness::same;
 
 same!(
     /// Writers and readers map one file; what was committed survives a kill; tools look at it meanwhile.
@@ -127,11 +127,11 @@ b("f.close()")
 );
 
 same!(
-    /// What comes with Python: dbm and shelve; and mailboxes, which are locked.
-    dbm_and_mailbox,
+    /// What comes with Python: dbm and shelve.
+    dbm_and_shelve,
     |m| {
         m.py(r#"
-import dbm, mailbox, shelve
+import dbm, shelve
 for name in ("gnu", "ndbm", "dumb"):
     try:
         module = __import__(f"dbm.{name}", fromlist=["open"])
@@ -150,25 +150,6 @@ with shelve.open("shelf", writeback=True) as shelf:
     shelf["list"].append(2)
 with shelve.open("shelf") as shelf:
     equal(shelf["list"], [1, 2])
-
-def delivers(line, number):
-    box = mailbox.mbox("box")
-    for n in range(10):
-        while True:
-            try:
-                box.lock()
-                break
-            except mailbox.ExternalClashError:
-                time.sleep(0.002)
-        box.add(f"Subject: {number} {n}\n\ntext\n")
-        box.flush()
-        box.unlock()
-    box.close()
-workers = [Worker(delivers, n) for n in range(4)]
-for worker in workers:
-    worker.done()
-subjects = sorted(message["Subject"] for message in mailbox.mbox("box"))
-equal(subjects, sorted(f"{a} {b}" for a in range(4) for b in range(10)))
 "#);
     }
 );

@@ -64,7 +64,7 @@ mount_only!(
     |m| {
         m.py(r#"
 write("state.txt", "old\n")
-daemon = subprocess.Popen("exec > state.txt 2> daemon.log 3>> appended.txt; echo running; echo told >&2; echo more >&3; echo ready > /dev/tty 2> /dev/null || true; touch started; exec sleep 1000", shell=True)
+daemon = subprocess.Popen("exec > state.txt 2> daemon.log 3>> appended.txt; echo running; echo told >&2; echo more >&3; touch started; exec sleep 1000", shell=True)
 deadline = time.monotonic() + 20
 while not os.path.exists("started"):
     assert time.monotonic() < deadline

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Setup, same};
+use crate::harness::same;
 
 same!(sed_perl_and_shell_tools, |m| {
     m.sh_same(

@@ -1,6 +1,6 @@
 //! Disk images: qemu's tools.
 
-use crate::harness::{Setup, same};
+use crate::harness::same;
 
 same!(qemu_images, Setup::needs(&["qemu-img", "qemu-io"]), |m| {
     m.sh_same(
@@ -22,33 +22,3 @@ same!(qemu_images, Setup::needs(&["qemu-img", "qemu-io"]), |m| {
             for i in a b c top; do qemu-img check -q $i.qcow2; done; qemu-img info b.qcow2 | grep virtual"#,
         );
 });
-
-same!(
-    /// An image is locked: no second writer while one has it open, and its writer may be killed.
-    images_are_locked,
-    Setup::needs(&["qemu-img", "qemu-io"]),
-    |m| {
-        m.py(r#"
-for kind in ("qcow2", "raw"):
-    name = f"a.{kind}"
-    subprocess.run(["qemu-img", "create", "-q", "-f", kind, name, "16M"], check=True)
-    # It says nothing to a pipe before its end.
-    terminal, its = os.openpty()
-    first = subprocess.Popen(["qemu-io", "-f", kind, name], stdin=subprocess.PIPE, stdout=its)
-    first.stdin.write(b"write -P 7 0 64k\nflush\nwrite -P 8 1M 64k\n")
-    first.stdin.flush()
-    said = b""
-    while said.count(b"wrote ") < 2:
-        assert select.select([terminal], [], [], 20)[0], said
-        said += os.read(terminal, 1000)
-    second = subprocess.run(["qemu-io", "-f", kind, "-c", "write 0 4k", name], capture_output=True, text=True)
-    assert second.returncode and "lock" in second.stderr, second
-    first.kill()
-    first.wait()
-    third = subprocess.run(["qemu-io", "-f", kind, "-c", "read -P 7 0 64k", name], capture_output=True, text=True)
-    equal((third.returncode, "failed" in third.stdout), (0, False), third.stdout + third.stderr)
-    if kind == "qcow2":
-        subprocess.run(["qemu-img", "check", "-q", "-r", "leaks", name], check=True)
-"#);
-    }
-);

@@ -1,6 +1,6 @@
 //! Programs that write for ever, and those that read along or rotate.
 
-use crate::harness::{Setup, same};
+use crate::harness::same;
 
 same!(
     /// A logger that keeps its log open, a reader that follows it, and somebody who empties it.

@@ -3,7 +3,7 @@
 //! A writer says a number after its COMMIT, and what it has said must be there whatever is
 //! killed. Each transaction writes two rows and a total, so a reader who sees a part of one knows.
 
-use crate::harness::{Mounted, Setup, count, same};
+use crate::harness::{Mounted, count, same};
 
 /// Four writers, of which one after the other is killed, and two readers.
 /// Asks for MODE, SYNC, KILLS.

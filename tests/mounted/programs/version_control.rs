@@ -1,6 +1,6 @@
 //! Version control: git, Mercurial, Subversion.
 
-use crate::harness::{Setup, same};
+use crate::harness::same;
 
 same!(git, |m| {
     m.sh(

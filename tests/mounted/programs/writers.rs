@@ -1,6 +1,6 @@
 //! Every way to get bytes into a file that is not a plain write(2) by one thread.
 
-use crate::harness::{Mounted, Setup, promise, same};
+use crate::harness::{Mounted, promise, same};
 
 /// Compiles a C program of the tests to `$TMPDIR/NAME`.
 fn compile(m: &Mounted, name: &str, source: &str, libraries: &str) {
