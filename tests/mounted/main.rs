@@ -17,6 +17,7 @@
 
 mod harness;
 
+mod acls;
 mod attributes;
 mod cli;
 mod data;
@@ -30,6 +31,7 @@ mod locks;
 mod options;
 mod programs;
 mod rewrite;
+mod rights;
 mod scale;
 mod semantics;
 mod traps;

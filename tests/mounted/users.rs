@@ -3,7 +3,7 @@
 use crate::harness::{Plain, Setup, Who, run};
 
 /// Runs `script` as root; its function `scenario` says what it observes, in the mount and in a plain directory.
-fn same_for_all_users(script: &str) {
+pub fn same_for_all_users(script: &str) {
     let setup = Setup::default().and_options(&["--allow-other"]);
     let script = format!("{USERS}\n{script}\ncompare(scenario)\n");
     SCRIPT.with(|cell| cell.replace(script));
@@ -39,6 +39,9 @@ def as_user(uid, function, gid=None, groups=(), umask=0o022):
 def seen(path):
     stat = os.lstat(path)
     return oct(stat.st_mode), stat.st_uid, stat.st_gid, stat.st_nlink
+
+def acl(path):
+    return subprocess.run(["getfacl", "-cn", path], check=True, capture_output=True, text=True).stdout
 
 def make(path, content=b"content", mode=0o644, uid=0, gid=0):
     with open(path, "wb") as f:

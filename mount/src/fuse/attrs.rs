@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,6 +14,7 @@ use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, StatVfs, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
     XattrFlags,
 };
+use rustix::io::Errno;
 
 use super::attr;
 use super::errno::stale;
@@ -62,20 +64,22 @@ fn timespec(time: Option<TimeOrNow>) -> Timespec {
     }
 }
 
+/// What the kernel sent: its nanoseconds count forwards always, but fuser 0.18 makes a time before 1970
+/// of them as if they counted backwards.
 fn since_epoch(time: SystemTime) -> Timespec {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => Timespec {
-            tv_sec: after.as_secs() as i64,
-            tv_nsec: i64::from(after.subsec_nanos()),
-        },
+    let (seconds, nanoseconds) = match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => (after.as_secs() as i64, after.subsec_nanos()),
         Err(before) => {
             let before = before.duration();
-            let borrow = i64::from(before.subsec_nanos() > 0);
-            Timespec {
-                tv_sec: -(before.as_secs() as i64) - borrow,
-                tv_nsec: borrow * 1_000_000_000 - i64::from(before.subsec_nanos()),
-            }
+            (
+                (before.as_secs() as i64).wrapping_neg(),
+                before.subsec_nanos(),
+            )
         }
+    };
+    Timespec {
+        tv_sec: seconds,
+        tv_nsec: i64::from(nanoseconds),
     }
 }
 
@@ -302,22 +306,54 @@ impl Fs {
     }
 
     /// Sets an extended attribute, of the published version and of its drafts.
-    pub fn setxattr(&self, node: u64, name: &OsStr, value: &[u8], flags: i32) -> io::Result<()> {
+    pub fn setxattr(
+        &self,
+        caller: Caller,
+        node: u64,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+    ) -> io::Result<()> {
         let flags = XattrFlags::from_bits_retain(flags as u32);
-        rustix::fs::setxattr(self.reach(node)?.path(), name, value, flags)?;
+        let reach = self.reach(node)?;
+        self.change_xattr(caller, name, || {
+            rustix::fs::setxattr(reach.path(), name, value, flags)
+        })?;
         for draft in self.drafts_beside(node) {
-            rustix::fs::fsetxattr(&draft.file, name, value, XattrFlags::empty())?;
+            self.change_xattr(caller, name, || {
+                rustix::fs::fsetxattr(&draft.file, name, value, XattrFlags::empty())
+            })?;
         }
         Ok(())
     }
 
     /// Removes an extended attribute, of the published version and of its drafts.
-    pub fn removexattr(&self, node: u64, name: &OsStr) -> io::Result<()> {
-        rustix::fs::removexattr(self.reach(node)?.path(), name)?;
+    pub fn removexattr(&self, caller: Caller, node: u64, name: &OsStr) -> io::Result<()> {
+        let reach = self.reach(node)?;
+        self.change_xattr(caller, name, || rustix::fs::removexattr(reach.path(), name))?;
         for draft in self.drafts_beside(node) {
-            let _ = rustix::fs::fremovexattr(&draft.file, name); // It may never have had it.
+            // It may never have had it.
+            let _ = self.change_xattr(caller, name, || rustix::fs::fremovexattr(&draft.file, name));
         }
         Ok(())
+    }
+
+    /// Changes the attribute `name` by `change`, as `caller` if it is an ACL: that takes the set-group-id
+    /// bit of a file away whose group he is not in.
+    fn change_xattr(
+        &self,
+        caller: Caller,
+        name: &OsStr,
+        change: impl Fn() -> Result<(), Errno>,
+    ) -> io::Result<()> {
+        if !name.as_bytes().starts_with(b"system.posix_acl_") {
+            return Ok(change()?);
+        }
+        let mut done = Ok(());
+        self.engine
+            .processes
+            .act_as(caller, &mut || done = change())?;
+        Ok(done?)
     }
 
     /// The handle with number `id`, if it is one of a file.
@@ -335,13 +371,13 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn times_keep_their_nanoseconds_on_both_sides_of_1970() {
+    fn times_are_those_that_fuser_was_sent_on_both_sides_of_1970() {
         let of = |time| {
             let spec = since_epoch(time);
             (spec.tv_sec, spec.tv_nsec)
         };
         assert_eq!(of(UNIX_EPOCH + Duration::new(5, 7)), (5, 7));
         assert_eq!(of(UNIX_EPOCH - Duration::new(5, 0)), (-5, 0));
-        assert_eq!(of(UNIX_EPOCH - Duration::new(5, 1)), (-6, 999_999_999));
+        assert_eq!(of(UNIX_EPOCH - Duration::new(5, 1)), (-5, 1));
     }
 }

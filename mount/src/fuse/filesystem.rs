@@ -565,7 +565,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -573,10 +573,10 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let (name, value) = (name.to_owned(), value.to_vec());
+        let (caller, name, value) = (caller(request), name.to_owned(), value.to_vec());
         let claim = self.0.look(node.0).unwrap_or_default();
         self.0.queue(claim, move |fs| {
-            send_empty(reply, fs.setxattr(node.0, &name, &value, flags))
+            send_empty(reply, fs.setxattr(caller, node.0, &name, &value, flags))
         });
     }
 
@@ -603,11 +603,11 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn removexattr(&self, _request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let name = name.to_owned();
+    fn removexattr(&self, request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (caller, name) = (caller(request), name.to_owned());
         let claim = self.0.look(node.0).unwrap_or_default();
         self.0.queue(claim, move |fs| {
-            send_empty(reply, fs.removexattr(node.0, &name))
+            send_empty(reply, fs.removexattr(caller, node.0, &name))
         });
     }
 

@@ -274,7 +274,11 @@ impl Processes for ProcFs {
             work();
             return Ok(());
         }
-        let groups = (caller.tid != 0 && caller.uid != 0).then(|| self.groups(caller.tid));
+        // Whose thread is not known has no groups: least of all those of this process.
+        let groups = (caller.uid != 0).then(|| match caller.tid {
+            0 => Vec::new(),
+            tid => self.groups(tid),
+        });
         credentials::act_as(caller, groups.as_deref(), work)
     }
 }
