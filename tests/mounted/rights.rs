@@ -23,7 +23,7 @@ for seconds, nanoseconds in ((0, 0), (-1, 999_999_999), (-1, 0), (-2, 500_000_00
         done = libc.futimens(f.fileno(), times)
         status = os.fstat(f.fileno())
         print(done, status.st_atime_ns, status.st_mtime_ns)
-os.utime("f", ns=(-5, -1_500_000_000)); os.utime("d", ns=(-5, -7)); os.utime("l", ns=(-5, -7), follow_symlinks=False)'"#,
+os.utime("f", ns=(-5, -1_500_000_000)); os.utime("d", ns=(-5, -7)); os.utime("l", ns=(-5, -7), follow_symlinks=False); os.utime(".", ns=(-1, -1))'"#,
         );
     }
 );
