@@ -117,8 +117,7 @@ impl Fs {
     ) -> io::Result<()> {
         let content = self.content_to_change(handle, keep)?;
         // As whoever writes: the kernel takes set-user-id bits and capabilities away for it, and
-        // counts what the disk has left for him. His groups make no difference.
-        let user = Caller { tid: 0, ..user };
+        // counts what the disk has left for him.
         let change = || {
             let mut done = Ok(());
             let mut change = || done = change(content.file());
