@@ -36,6 +36,10 @@ impl Mounted {
         let plain = super::on_plain_directory();
         let root = fresh_directory();
         let data = root.join("data");
+        let mut options = setup.options.clone();
+        if setup.for_all_users && who == Who::Root {
+            options.push("--allow-other".to_owned());
+        }
         let mut mounted = Mounted {
             who,
             safe: if plain {
@@ -45,7 +49,7 @@ impl Mounted {
             },
             data,
             root,
-            options: setup.options.clone(),
+            options,
             daemon: None,
         };
         for name in ["data", "safe", "plain", "home", "tmp", "lib", "bin", "run"] {

@@ -37,6 +37,8 @@ pub struct Setup {
     pub image: Option<(String, u32)>,
     /// Programs (`git`) and Python's modules (`python:lmdb`) that not every machine has.
     pub needs: Vec<String>,
+    /// Whether root's mount lets others in.
+    pub for_all_users: bool,
 }
 
 impl Setup {
@@ -64,6 +66,12 @@ impl Setup {
             image: Some((fs.to_owned(), mebibytes)),
             ..Setup::default()
         }
+    }
+
+    /// Programs in root's mount run as other users.
+    pub fn for_all_users(mut self) -> Setup {
+        self.for_all_users = true;
+        self
     }
 
     /// With these options besides.

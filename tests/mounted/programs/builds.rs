@@ -88,7 +88,8 @@ same!(
     |m| {
         m.py(MAKE_WHEEL);
         m.sh(r#"export PYTHONPATH= PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=
-            /usr/bin/python3 -m venv venv; . venv/bin/activate
+            /usr/bin/python3 -m venv --without-pip venv; . venv/bin/activate
+            pip() { /usr/bin/python3 -m pip --python venv/bin/python "$@"; }
             pip install -q --no-index $TMPDIR/little-1.0-py3-none-any.whl; python -c 'import little; assert little.VALUE == "1.0"'
             pip install -q --no-index --upgrade $TMPDIR/little-1.1-py3-none-any.whl; python -c 'import little; assert little.VALUE == "1.1"'
             pip uninstall -q -y little; if python -c 'import little' 2> /dev/null; then exit 1; fi; pip check"#);

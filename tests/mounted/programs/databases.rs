@@ -29,7 +29,7 @@ for round in range(3):
     writers = [Worker(writes, writer) for writer in range(3)]
     for writer in writers:
         for _ in range(20):
-            said = int(writer.hear())
+            writer.said = int(writer.hear())
     assert stat() >= 3
     os.mkdir(f"copy{round}")
     subprocess.run(["mdb_copy", "base", f"copy{round}"], check=True)
@@ -37,7 +37,7 @@ for round in range(3):
     for writer in writers:
         writer.kill()
         writer.wait()
-        said = 0
+        said = writer.said
         try:
             while True:
                 said = int(writer.hear())
@@ -127,11 +127,11 @@ b("f.close()")
 );
 
 same!(
-    /// What comes with Python: dbm and shelve.
-    dbm_and_shelve,
+    /// What comes with Python: dbm and shelve; and mailboxes, which are locked.
+    dbm_and_mailbox,
     |m| {
         m.py(r#"
-import dbm, shelve
+import dbm, mailbox, shelve
 for name in ("gnu", "ndbm", "dumb"):
     try:
         module = __import__(f"dbm.{name}", fromlist=["open"])
@@ -150,6 +150,26 @@ with shelve.open("shelf", writeback=True) as shelf:
     shelf["list"].append(2)
 with shelve.open("shelf") as shelf:
     equal(shelf["list"], [1, 2])
+
+def delivers(line, number):
+    box = mailbox.mbox("box")
+    for n in range(10):
+        while True:
+            try:
+                box.lock()
+                break
+            except mailbox.ExternalClashError:
+                time.sleep(0.002)
+        box.add(f"Subject: {number} {n}\n\ntext\n")
+        box.flush()
+        box.unlock()
+    box.close()
+write("box", "")
+workers = [Worker(delivers, n) for n in range(4)]
+for worker in workers:
+    worker.done()
+subjects = sorted(message["Subject"] for message in mailbox.mbox("box"))
+equal(subjects, sorted(f"{a} {b}" for a in range(4) for b in range(10)))
 "#);
     }
 );

@@ -22,3 +22,35 @@ same!(qemu_images, Setup::needs(&["qemu-img", "qemu-io"]), |m| {
             for i in a b c top; do qemu-img check -q $i.qcow2; done; qemu-img info b.qcow2 | grep virtual"#,
         );
 });
+
+same!(
+    /// An image's writer may be killed: what it has flushed is there. A qcow2 image has no second writer.
+    images_are_locked,
+    Setup::needs(&["qemu-img", "qemu-io"]),
+    |m| {
+        m.py(r#"
+for kind in ("qcow2", "raw"):
+    name = f"a.{kind}"
+    subprocess.run(["qemu-img", "create", "-q", "-f", kind, name, "16M"], check=True)
+    # It says nothing to a pipe before its end.
+    terminal, its = os.openpty()
+    first = subprocess.Popen(["qemu-io", "-f", kind, name], stdin=subprocess.PIPE, stdout=its)
+    for command in (b"write -P 7 0 64k", b"write -P 8 1M 64k"):
+        first.stdin.write(command + b"\n")
+        first.stdin.flush()
+        said = b""
+        while b"wrote " not in said or not said.endswith(b"qemu-io> "):
+            assert select.select([terminal], [], [], 20)[0], said
+            said += os.read(terminal, 1000)
+    if kind == "qcow2":
+        second = subprocess.run(["qemu-io", "-f", kind, "-c", "write 0 4k", name], capture_output=True, text=True)
+        assert second.returncode and "lock" in second.stderr, second
+    first.kill()
+    first.wait()
+    third = subprocess.run(["qemu-io", "-f", kind, "-c", "read -P 7 0 64k", name], capture_output=True, text=True)
+    equal((third.returncode, "failed" in third.stdout), (0, False), third.stdout + third.stderr)
+    if kind == "qcow2":
+        subprocess.run(["qemu-img", "check", "-q", "-r", "leaks", name], check=True)
+"#);
+    }
+);
