@@ -324,6 +324,14 @@ impl Locks {
         held.any(|held| held.class == Class::Posix && held.owner == owner)
     }
 
+    /// The class of the locks that `owner` holds, if they are of one class.
+    pub fn class_held(&self, table: &Table, owner: u64) -> Option<Class> {
+        let state = unpoisoned(&table.state);
+        let mut held = state.held.iter().filter(|held| held.owner == owner);
+        let class = held.next()?.class;
+        held.all(|other| other.class == class).then_some(class)
+    }
+
     /// Whether any lock came through `handle` that is still held.
     pub fn held_by(&self, table: &Table, handle: u64) -> bool {
         let state = unpoisoned(&table.state);

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use fuser::{Errno, ReplyEmpty};
 use polystore::disk::{Disk, FileId, Kind as FileKind, SystemDisk};
@@ -17,7 +18,7 @@ use super::attr;
 use super::errno::errno;
 use super::fs::Fs;
 use super::handles::{Handle, Target};
-use super::proc::system_call_of;
+use super::proc::{SystemCall, system_call_of};
 use super::tree::content_stat;
 use crate::engine::draft::Draft;
 use crate::engine::locks::{Answer, Class, Kind, Refused, Request, Table};
@@ -27,8 +28,12 @@ use crate::engine::slot::SlotKey;
 /// The last byte of a whole file, as the kernel sends it.
 const LAST_BYTE: u64 = i64::MAX as u64;
 
-/// How often the thread is looked at again that has sent its request but does not sleep yet.
-const LOOKS: usize = 64;
+/// How often the thread that has sent its request but does not sleep yet is looked at again before
+/// others have their turn.
+const LOOKS: usize = 16;
+
+/// How long the same is looked at beside other work: on a crowded machine it may not run for a while.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A lock as the kernel asks for it.
 #[derive(Clone, Copy, Debug)]
@@ -54,21 +59,19 @@ impl Asked {
         self.start == 0 && self.end >= LAST_BYTE
     }
 
-    fn class(&self) -> Class {
+    /// What the calling thread tells of it; `None` while it does not sleep yet.
+    fn class(&self) -> Option<Class> {
         if !self.is_whole() {
-            return Class::Posix;
+            return Some(Class::Posix);
         }
-        for _ in 0..LOOKS {
-            match system_call_of(self.tid) {
-                Some(call) if call == libc::SYS_fcntl => return Class::Posix,
-                Some(_) => return Class::Flock,
-                None => std::thread::yield_now(),
-            }
+        match system_call_of(self.tid) {
+            SystemCall::Number(call) if call == libc::SYS_fcntl => Some(Class::Posix),
+            SystemCall::Number(_) | SystemCall::Unknown => Some(Class::Flock),
+            SystemCall::Running => None,
         }
-        Class::Flock
     }
 
-    fn request(&self) -> io::Result<Request> {
+    fn request(&self, class: Class) -> io::Result<Request> {
         let kind = match self.typ {
             libc::F_RDLCK => Kind::Shared,
             libc::F_WRLCK => Kind::Exclusive,
@@ -76,7 +79,7 @@ impl Asked {
             _ => return Err(io::ErrorKind::InvalidInput.into()),
         };
         Ok(Request {
-            class: self.class(),
+            class,
             owner: self.owner,
             start: self.start,
             end: self.end,
@@ -86,6 +89,25 @@ impl Asked {
             handle: self.handle,
         })
     }
+}
+
+fn yield_once<T>() -> Option<T> {
+    std::thread::yield_now();
+    None
+}
+
+/// Taking one kind of lock for the other would let two in, or keep a lock for ever: it is known, or refused.
+fn class_when_asleep(asked: &Asked) -> Option<Class> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut pause = Duration::from_micros(50);
+    while Instant::now() < deadline {
+        if let Some(class) = asked.class() {
+            return Some(class);
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(2));
+    }
+    None
 }
 
 /// The key of the locks of a file that has no name, or several.
@@ -144,11 +166,36 @@ impl Fs {
 
     /// Locks or unlocks, and answers when that is decided.
     pub fn setlk(self: &Arc<Self>, asked: Asked, wait: bool, reply: ReplyEmpty) {
-        let (handle, request) = match self
-            .file_handle(asked.handle)
-            .and_then(|h| Ok((h, asked.request()?)))
-        {
-            Ok(both) => both,
+        let handle = match self.file_handle(asked.handle) {
+            Ok(handle) => handle,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        let table = self.table(&handle);
+        // What is given up is what is held: that needs no look at the thread.
+        let held = match asked.typ {
+            libc::F_UNLCK => self.locks.class_held(&table, asked.owner),
+            _ => None,
+        };
+        let looked = || (0..LOOKS).find_map(|_| asked.class().or_else(yield_once));
+        if let Some(class) = held.or_else(looked) {
+            return self.setlk_as(class, handle, asked, wait, reply);
+        }
+        self.aside(move |fs| match class_when_asleep(&asked) {
+            Some(class) => fs.setlk_as(class, handle, asked, wait, reply),
+            None => reply.error(Errno::EINTR),
+        });
+    }
+
+    fn setlk_as(
+        self: &Arc<Self>,
+        class: Class,
+        handle: Arc<Handle>,
+        asked: Asked,
+        wait: bool,
+        reply: ReplyEmpty,
+    ) {
+        let request = match asked.request(class) {
+            Ok(request) => request,
             Err(error) => return reply.error(errno(&error)),
         };
         let table = self.table(&handle);
@@ -320,10 +367,7 @@ impl Fs {
     /// Who holds a lock that conflicts with what is asked.
     pub fn getlk(&self, asked: Asked) -> io::Result<Option<Request>> {
         let handle = self.file_handle(asked.handle)?;
-        let request = Request {
-            class: Class::Posix,
-            ..asked.request()?
-        };
+        let request = asked.request(Class::Posix)?;
         Ok(self.locks.blocker(&self.table(&handle), &request))
     }
 }

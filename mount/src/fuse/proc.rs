@@ -96,10 +96,29 @@ fn group_of(tid: u32) -> Option<u32> {
     status_field(&status, "Tgid")?.parse().ok()
 }
 
-/// Which system call thread `tid` is in, where this process may look.
-pub fn system_call_of(tid: u32) -> Option<i64> {
-    let text = read_short(&format!("/proc/{tid}/syscall"))?;
-    text.split_ascii_whitespace().next()?.parse().ok()
+/// What there is to see of the system call that a thread is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SystemCall {
+    /// Its number.
+    Number(i64),
+    /// The thread does not sleep yet: its request was quicker.
+    Running,
+    /// This process may not look, or the thread is gone.
+    Unknown,
+}
+
+/// The system call that thread `tid` is in.
+pub fn system_call_of(tid: u32) -> SystemCall {
+    let text = read_short(&format!("/proc/{tid}/syscall"));
+    match text.as_deref().map(str::trim) {
+        Some("running") => SystemCall::Running,
+        Some(text) => text
+            .split_ascii_whitespace()
+            .next()
+            .and_then(|number| number.parse().ok())
+            .map_or(SystemCall::Unknown, SystemCall::Number),
+        None => SystemCall::Unknown,
+    }
 }
 
 /// `PID_FS_MAGIC` of the kernel's `uapi/linux/magic.h`.

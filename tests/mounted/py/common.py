@@ -94,6 +94,7 @@ class Peer:
         names = dict(globals())
         while True:
             code = json.loads(line.hear())
+            line.say("begun")
             try:
                 try:
                     answer = eval(code, names)
@@ -111,6 +112,7 @@ class Peer:
     def ask(self, code):
         """Starts it; `answer` waits for the end."""
         self.worker.say(json.dumps(code))
+        equal(self.worker.hear(), "begun")
 
     def answer(self):
         import ast
