@@ -1,6 +1,7 @@
 //! What can be said on the command line.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -84,6 +85,24 @@ pub struct MountArgs {
     /// Leave out the default patterns of --direct
     #[arg(long)]
     pub no_default_direct: bool,
+
+    /// Have the writers of files that match PATTERN take turns (repeatable)
+    ///
+    /// Whoever opens such a file for writing waits until nobody else has it open for writing. The
+    /// pattern is one line of a .gitignore file, relative to DATA; `!node_modules/**` takes files out.
+    /// It adds to the defaults: *.lock, *.json
+    #[arg(long, value_name = "PATTERN", value_parser = NonEmptyStringValueParser::new())]
+    pub turns: Vec<String>,
+
+    /// Leave out the default patterns of --turns
+    #[arg(long)]
+    pub no_default_turns: bool,
+
+    /// How long opening a .lock file waits for its turn: 10, 0.5, 500ms, 2m [default: for ever]
+    ///
+    /// Then open() fails with ETIMEDOUT. Other turn-taking files wait 30 seconds.
+    #[arg(long, value_name = "TIME", value_parser = parse_time)]
+    pub lock_timeout: Option<Duration>,
 
     /// How much to keep of what was written but never became a version: 500M, 1G; 0 keeps nothing
     #[arg(long, value_name = "SIZE", default_value = SALVAGE_DEFAULT, value_parser = parse_size)]
@@ -230,6 +249,23 @@ fn parse_size(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "too large".into())
 }
 
+/// Reads a time: seconds, or a number with ms, s, m or h. Fractions are allowed.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let number = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[number.len()..] {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        unit => return Err(format!("unknown unit '{unit}': use ms, s, m or h")),
+    };
+    let plain = number.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    let seconds = number.parse::<f64>().ok().filter(|_| plain);
+    seconds
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds * unit).ok())
+        .ok_or_else(|| "expected a time, such as 10, 0.5 or 2m".into())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,6 +300,24 @@ mod tests {
         assert_eq!(parse_size("16777215T"), Ok(16_777_215 << 40));
         assert!(parse_size("16777216T").is_err());
         assert!(parse_size("18446744073709551616").is_err());
+    }
+
+    #[test]
+    fn times() {
+        let millis = |text| parse_time(text).map(|time| time.as_millis());
+        assert_eq!(millis("0"), Ok(0));
+        assert_eq!(millis("10"), Ok(10_000));
+        assert_eq!(millis("0.5"), Ok(500));
+        assert_eq!(millis("250ms"), Ok(250));
+        assert_eq!(millis("1.5s"), Ok(1500));
+        assert_eq!(millis("2m"), Ok(120_000));
+        assert_eq!(millis("1h"), Ok(3_600_000));
+        for bad in [
+            "", "s", "-1", "+1", "1e3", "inf", "nan", "1d", "1 s", "1.2.3", "1M", "9e99h",
+        ] {
+            assert!(parse_time(bad).is_err(), "{bad:?} was accepted");
+        }
+        assert!(parse_time(&"9".repeat(40)).is_err());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use polystore::disk::{Disk, FileId};
 use polystore_mount::engine::draft::{CLOSING_WINDOW, Draft};
 use polystore_mount::engine::locks::Locks;
 use polystore_mount::engine::opening::Access;
-use polystore_mount::engine::policy::Direct;
+use polystore_mount::engine::policy::{Direct, Turns};
 use polystore_mount::engine::salvage::Salvage;
 use polystore_mount::engine::slot::{Place, SlotKey};
 use polystore_mount::engine::staging::{Session, sweep};
@@ -68,7 +68,7 @@ pub struct World {
     pub tree: Tree,
     pub engine: Engine<SimDisk, Tree>,
     pub root: SimDir,
-    pub locks: Locks,
+    pub locks: Arc<Locks>,
     next_handle: AtomicU64,
 }
 
@@ -121,6 +121,7 @@ impl World {
         let settings = Settings {
             durability: setup.durability,
             direct: Direct::new(&setup.direct, true).expect("good patterns"),
+            turns: Turns::new(&[], true).expect("good patterns"),
             uid: setup.uid,
         };
         let engine = Engine::new(
@@ -135,7 +136,7 @@ impl World {
             tree,
             engine,
             root,
-            locks: Locks::default(),
+            locks: Arc::default(),
             // Numbers below are for tests to choose.
             next_handle: AtomicU64::new(1 << 32),
         })

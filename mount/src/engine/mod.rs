@@ -29,7 +29,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use polystore::Durability;
 use polystore::disk::{Disk, FileId};
 
-use policy::Direct;
+use policy::{Direct, Turns};
 use process::{Process, Processes};
 use salvage::Salvage;
 use slot::Slots;
@@ -41,6 +41,8 @@ pub struct Settings {
     pub durability: Durability,
     /// Which files are written in place by their names.
     pub direct: Direct,
+    /// Whose writers take turns.
+    pub turns: Turns,
     /// The user the engine runs as: user 0 may give files away.
     pub uid: u32,
 }

@@ -159,10 +159,15 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         if let Some(draft) = self.draft_to_join(process, &place.slot, access) {
             return Ok(Some(draft));
         }
-        if access.append {
+        if access.append || (self.is_lock_file(new.path) && !access.exclusive) {
             return Ok(None);
         }
         self.draft_of_new(caller, place, new, access).map(Some)
+    }
+
+    /// Whether the file at `path` is the lock of a turn: seen by all as soon as it is there.
+    fn is_lock_file(&self, path: &Path) -> bool {
+        self.settings.turns.kind(path) == Some(policy::TurnKind::LockFile)
     }
 
     /// The draft that a writing open of `slot` by `process` joins.

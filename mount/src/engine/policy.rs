@@ -1,4 +1,5 @@
-//! Which files are written in place, because the program runs its own protocol or the file is a stream.
+//! What files are by their names and first bytes: written in place, because the program runs its own
+//! protocol or the file is a stream; or written in turns.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
@@ -12,6 +13,21 @@ use ignore::gitignore::{Gitignore, GitignoreBuilder};
 /// held, and a second vim must see the swap file of the first.
 pub const DEFAULT_DIRECT: [&str; 4] = ["*.log", "nohup.out", "*.pid", ".*.sw[a-p]"];
 
+fn matcher(
+    defaults: &[&str],
+    patterns: &[String],
+    with_defaults: bool,
+) -> Result<Gitignore, String> {
+    let mut builder = GitignoreBuilder::new("/");
+    let defaults = defaults.iter().copied().filter(|_| with_defaults);
+    for pattern in defaults.chain(patterns.iter().map(String::as_str)) {
+        builder
+            .add_line(None, pattern)
+            .map_err(|error| format!("pattern {pattern:?}: {error}"))?;
+    }
+    builder.build().map_err(|error| error.to_string())
+}
+
 /// How many bytes of a file [`is_database`] looks at.
 pub const SIGNATURE_LEN: usize = 4112;
 
@@ -24,23 +40,67 @@ impl Direct {
     /// # Errors
     /// The first pattern that is none, with what is wrong with it.
     pub fn new(patterns: &[String], with_defaults: bool) -> Result<Direct, String> {
-        let mut builder = GitignoreBuilder::new("/");
-        let defaults = DEFAULT_DIRECT.iter().copied().filter(|_| with_defaults);
-        for pattern in defaults.chain(patterns.iter().map(String::as_str)) {
-            builder
-                .add_line(None, pattern)
-                .map_err(|error| format!("pattern {pattern:?}: {error}"))?;
-        }
-        builder
-            .build()
-            .map(Direct)
-            .map_err(|error| error.to_string())
+        matcher(&DEFAULT_DIRECT, patterns, with_defaults).map(Direct)
     }
 
     /// Whether the file at `path`, relative to the root of the mount, is to be written in place.
     pub fn covers(&self, path: &Path) -> bool {
         self.0.matched_path_or_any_parents(path, false).is_ignore()
     }
+}
+
+/// Names whose writers take turns unless that is switched off.
+pub const DEFAULT_TURNS: [&str; 2] = ["*.lock", "*.json"];
+
+/// What it means to have the turn at a turn-taking name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TurnKind {
+    /// It is itself the lock: a critical section.
+    LockFile,
+    /// It is a document that is read, changed and written back; beside it lies its lock file.
+    Document,
+}
+
+/// The turn-taking names.
+pub struct Turns(Gitignore);
+
+impl Turns {
+    /// Understands `patterns` (gitignore style, relative to the root of the mount).
+    ///
+    /// # Errors
+    /// The first pattern that is none, with what is wrong with it.
+    pub fn new(patterns: &[String], with_defaults: bool) -> Result<Turns, String> {
+        matcher(&DEFAULT_TURNS, patterns, with_defaults).map(Turns)
+    }
+
+    /// Whether and how those who write the file at `path`, relative to the root of the mount, take turns.
+    pub fn kind(&self, path: &Path) -> Option<TurnKind> {
+        if self.0.is_empty() || !self.0.matched(path, false).is_ignore() {
+            return None;
+        }
+        match path.file_name().is_some_and(is_lock_name) {
+            true => Some(TurnKind::LockFile),
+            false => Some(TurnKind::Document),
+        }
+    }
+
+    /// Whether the file at `path` is what is locked for a turn, its own or that of the document beside it.
+    pub fn is_lock_file(&self, path: &Path) -> bool {
+        let document = || {
+            path.extension() == Some(OsStr::new("lock"))
+                && self.kind(&path.with_extension("")) == Some(TurnKind::Document)
+        };
+        self.kind(path) == Some(TurnKind::LockFile) || document()
+    }
+}
+
+/// The name of the file that is locked for a turn at `name`.
+pub fn lock_file_of(name: &OsStr, kind: TurnKind) -> OsString {
+    let mut lock = name.to_owned();
+    if kind == TurnKind::Document {
+        lock.push(".lock");
+    }
+    lock
 }
 
 /// Whether a file that starts with `head` is a database or disk image that keeps itself whole.
@@ -132,6 +192,34 @@ mod tests {
     #[test]
     fn the_defaults_can_be_switched_off() {
         assert!(!direct(&[], false).covers(Path::new("a.log")));
+    }
+
+    #[test]
+    fn turns_are_taken_by_the_names_of_files() {
+        let turns = |patterns: &[&str], defaults| {
+            let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
+            Turns::new(&patterns, defaults).expect("good patterns")
+        };
+        let usual = turns(&["!node_modules/**", "shared/*.ini"], true);
+        let kind = |path: &str| usual.kind(Path::new(path));
+        assert_eq!(kind("a/job.lock"), Some(TurnKind::LockFile));
+        assert_eq!(kind("a/b.json"), Some(TurnKind::Document));
+        assert_eq!(kind("shared/x.ini"), Some(TurnKind::Document));
+        for other in [
+            "a.csv",
+            "x.json/a.csv",
+            "node_modules/p/package.json",
+            "x.ini",
+        ] {
+            assert_eq!(kind(other), None, "{other}");
+        }
+        assert!(usual.is_lock_file(Path::new("b.json.lock")));
+        let only = turns(&["*.ini"], false);
+        assert!(only.is_lock_file(Path::new("b.ini.lock")));
+        assert!(!only.is_lock_file(Path::new("b.lock")));
+        assert_eq!(turns(&[], false).kind(Path::new("b.lock")), None);
+        let document = lock_file_of(OsStr::new("b.json"), TurnKind::Document);
+        assert_eq!(document, "b.json.lock");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::attr;
 use super::errno::stale;
 use super::fs::Fs;
 use super::handles::Target;
+use super::outside::{NUMBER, RESERVED};
 use super::tree::{Reach, path_of};
 use crate::engine::draft::{Draft, Phase};
 use crate::engine::editing::{Content, Edit};
@@ -265,6 +266,13 @@ impl Fs {
 
     /// The extended attribute `name`, at most `size` bytes; only its length for a `size` of 0.
     pub fn getxattr(&self, node: u64, name: &OsStr, size: u32) -> io::Result<(usize, Vec<u8>)> {
+        if name == NUMBER {
+            let text = self.turn_number(node)?.to_string().into_bytes();
+            if size != 0 && text.len() > size as usize {
+                return Err(io::Error::from_raw_os_error(libc::ERANGE));
+            }
+            return Ok((text.len(), text));
+        }
         let reach = self.reach(node)?;
         if size == 0 {
             let len = match reach.file() {
@@ -290,15 +298,15 @@ impl Fs {
             let len = rustix::fs::listxattr(reach.path(), names.as_mut_slice())?;
             names.truncate(len);
         }
-        if caller.uid != 0 {
-            // xattr(7): those are for processes with CAP_SYS_ADMIN only.
-            let open = names.split_inclusive(|byte| *byte == 0);
-            names = open
-                .filter(|name| !name.starts_with(b"trusted."))
-                .flatten()
-                .copied()
-                .collect();
-        }
+        // xattr(7): the trusted ones are for processes with CAP_SYS_ADMIN only. Those of the mount are
+        // not to be copied to other files.
+        let open = names.split_inclusive(|byte| *byte == 0);
+        names = open
+            .filter(|name| caller.uid == 0 || !name.starts_with(b"trusted."))
+            .filter(|name| !name.starts_with(RESERVED.as_bytes()))
+            .flatten()
+            .copied()
+            .collect();
         if size != 0 && names.len() > size as usize {
             return Err(io::Error::from_raw_os_error(libc::ERANGE));
         }
@@ -340,12 +348,18 @@ impl Fs {
 
     /// Changes the attribute `name` by `change`, as `caller` if it is an ACL: that takes the set-group-id
     /// bit of a file away whose group he is not in.
+    ///
+    /// # Errors
+    /// EPERM for an attribute in which the mount itself keeps something.
     fn change_xattr(
         &self,
         caller: Caller,
         name: &OsStr,
         change: impl Fn() -> Result<(), Errno>,
     ) -> io::Result<()> {
+        if name.as_bytes().starts_with(RESERVED.as_bytes()) {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         if !name.as_bytes().starts_with(b"system.posix_acl_") {
             return Ok(change()?);
         }

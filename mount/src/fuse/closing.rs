@@ -8,6 +8,7 @@ use polystore::disk::{Disk, SystemDisk};
 
 use super::fs::Fs;
 use super::handles::{Counted, Handle, Target};
+use super::turns::Turn;
 use crate::engine::draft::Draft;
 use crate::engine::editing::Edit;
 use crate::engine::locks::Table;
@@ -143,9 +144,10 @@ impl Fs {
         if handle.locked_in_place.load(Ordering::Acquire) {
             self.engine.forget_locked_in_place(handle.id);
         }
+        let turn = handle.take_turn();
         if let Target::Editor(editor) = &handle.target {
             let edit = editor.edit.clone();
-            return self.release_edit(handle, &edit);
+            return self.release_edit(handle, &edit, turn);
         }
         if let Some(table) = handle.table.get() {
             self.locks.released(table, handle.id);
@@ -168,7 +170,7 @@ impl Fs {
                 let draft = writer.draft.clone();
                 if self.engine.detach(writer) {
                     drop(handle);
-                    self.settle_in_turn(draft);
+                    self.settle_in_turn(draft, turn);
                 }
             }
             Target::Editor(_)
@@ -180,7 +182,12 @@ impl Fs {
 
     /// The same for a handle of an edit. Its locks are given up after what was written under them is
     /// published.
-    fn release_edit(self: &Arc<Self>, handle: Arc<Handle>, edit: &Arc<Edit<SystemDisk>>) {
+    fn release_edit(
+        self: &Arc<Self>,
+        handle: Arc<Handle>,
+        edit: &Arc<Edit<SystemDisk>>,
+        turn: Option<Turn>,
+    ) {
         let Some(editor) = handle.editor() else {
             return;
         };
@@ -194,6 +201,7 @@ impl Fs {
                 if let Some(table) = table {
                     fs.locks.released(&table, id);
                 }
+                drop(turn);
             }
         };
         let publish = locked && editor.written().is_some();
@@ -214,7 +222,8 @@ impl Fs {
     }
 
     /// Publishes or drops a draft in its turn: whoever asks for its name from now on sees the result.
-    pub fn settle_in_turn(self: &Arc<Self>, draft: Arc<Draft<SystemDisk>>) {
+    /// The `turn` that it was written in ends after that.
+    pub fn settle_in_turn(self: &Arc<Self>, draft: Arc<Draft<SystemDisk>>, turn: Option<Turn>) {
         self.queue(Claim::change(draft.place.slot.clone()), move |fs| {
             if !draft.new_name {
                 fs.tree
@@ -224,6 +233,7 @@ impl Fs {
             if let Some(edit) = fs.engine.edit_at(&draft.place.slot) {
                 fs.forget_content_of(&edit); // It may show what was just published.
             }
+            drop(turn);
         });
     }
 
@@ -249,7 +259,7 @@ impl Fs {
                     writer.draft.state().last_killed = true;
                 }
                 if self.engine.detach(writer) {
-                    self.settle_in_turn(writer.draft.clone());
+                    self.settle_in_turn(writer.draft.clone(), handle.take_turn());
                 }
             }
         }

@@ -20,10 +20,11 @@ use super::attr;
 use super::attrs::Change;
 use super::errno::errno;
 use super::fs::{Entry, Fs, caller};
-use super::locking::Asked;
+use super::locking::{Asked, of_refused};
 use super::names::NewMode;
-use crate::engine::locks::Kind;
+use crate::engine::locks::{Kind, Refused};
 use crate::engine::order::Claim;
+use crate::engine::process::Caller;
 
 /// Biggest write request. Bigger ones save nothing that could be measured.
 const MAX_WRITE: u32 = 1 << 20;
@@ -97,6 +98,36 @@ impl Adapter {
                 Claim::whole(attr::id(&stat))
             }
             _ => Claim::default(),
+        }
+    }
+}
+
+impl Fs {
+    /// Opens `node` when nothing that concerns it is unfinished. `now` where this thread is the one
+    /// that reads requests, and no other has come meanwhile.
+    fn open_in_order(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: u64,
+        flags: i32,
+        now: bool,
+        reply: ReplyOpen,
+    ) {
+        let open = move |fs: &Arc<Fs>| match fs.open(caller, node, flags) {
+            Ok(opened) => reply.opened(FileHandle(opened.handle), opened.flags),
+            Err(error) => reply.error(errno(&error)),
+        };
+        let (claim, long) = self
+            .claim_of_open(node, flags)
+            .unwrap_or_else(|_| (Claim::default(), false));
+        match self.waits_for_publish(caller, node) {
+            None if long || !now => self.queue(claim, open),
+            None => self.inline(Ok(claim), open),
+            // Published by then, in all likelihood; else the open says that there is no such file.
+            Some(draft) => self.aside(move |fs| {
+                draft.wait_until_settled(draft.closing_for());
+                fs.queue(claim, open);
+            }),
         }
     }
 }
@@ -328,23 +359,20 @@ impl Filesystem for Adapter {
 
     fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let caller = caller(request);
-        let open = move |fs: &Arc<Fs>| match fs.open(caller, node.0, flags.0) {
-            Ok(opened) => reply.opened(FileHandle(opened.handle), opened.flags),
-            Err(error) => reply.error(errno(&error)),
+        let open_flags = rustix::fs::OFlags::from_bits_retain(flags.0 as u32);
+        let Some(ask) = self.0.turn_of_node(caller, node.0, open_flags) else {
+            return self.0.open_in_order(caller, node.0, flags.0, true, reply);
         };
-        let (claim, long) = self
-            .0
-            .claim_of_open(node.0, flags.0)
-            .unwrap_or_else(|_| (Claim::default(), false));
-        match self.0.waits_for_publish(caller, node.0) {
-            None if long => self.0.queue(claim, open),
-            None => self.0.inline(Ok(claim), open),
-            // Published by then, in all likelihood; else the open says that there is no such file.
-            Some(draft) => self.0.aside(move |fs| {
-                draft.wait_until_settled(draft.closing_for());
-                fs.queue(claim, open);
-            }),
-        }
+        let wait = self.0.patience(&ask);
+        let (node, flags) = (node.0, flags.0);
+        let go = move |fs: &Arc<Fs>, came: Result<bool, Refused>| match came {
+            Ok(at_once) => fs.open_in_order(caller, node, flags, at_once, reply),
+            Err(refused) => {
+                fs.give_up_open(caller, node);
+                reply.error(of_refused(refused));
+            }
+        };
+        self.0.with_turn(caller, &ask, wait, Box::new(go));
     }
 
     fn create(

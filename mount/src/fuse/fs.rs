@@ -14,6 +14,7 @@ use super::proc::ProcFs;
 use super::redirect::{Promises, SecondLooks};
 use super::ticker::Waker;
 use super::tree::Tree;
+use super::turns::Turns;
 use crate::engine::Engine;
 use crate::engine::locks::Locks;
 use crate::engine::order::{Claim, Job, Order};
@@ -38,13 +39,15 @@ pub struct Fs {
     /// Where long work is done.
     pub pool: Pool,
     /// flock and fcntl locks.
-    pub locks: Locks,
+    pub locks: Arc<Locks>,
     /// Open handles.
     pub handles: Handles,
     /// Redirected opens that have not come back yet.
     pub promises: Promises,
     /// Opens of superseded versions that were told to look again.
     pub second_looks: SecondLooks,
+    /// Turns of opens that have not come to a handle yet.
+    pub turns: Turns,
     /// Wakes the thread that looks after those who wait.
     pub waker: Waker,
     /// What the kernel has to be told.

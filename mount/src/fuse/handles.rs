@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use polystore::disk::{FileId, SystemDisk};
 
 use super::listing::Stream;
+use super::turns::Turn;
 use crate::engine::draft::{Draft, Writer};
 use crate::engine::editing::{Edit, Editor};
 use crate::engine::locks::Table;
@@ -69,9 +70,30 @@ pub struct Handle {
     pub locked_in_place: AtomicBool,
     /// Whether it wrote a published file through another node than its readers'.
     pub wrote_in_place: AtomicBool,
+    /// The turn that it was opened in.
+    turn: Mutex<Option<Turn>>,
 }
 
 impl Handle {
+    fn turn(&self) -> MutexGuard<'_, Option<Turn>> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The turn that it was opened in is its own until it is released.
+    pub fn keep_turn(&self, turn: Turn) {
+        *self.turn() = Some(turn);
+    }
+
+    /// Which turn that is.
+    pub fn turn_id(&self) -> Option<u64> {
+        self.turn().as_ref().map(Turn::id)
+    }
+
+    /// Takes the turn out, to end it.
+    pub fn take_turn(&self) -> Option<Turn> {
+        self.turn().take()
+    }
+
     /// The draft it writes to.
     pub fn writer(&self) -> Option<&Writer<SystemDisk>> {
         match &self.target {
@@ -140,6 +162,7 @@ impl Handles {
             table: OnceLock::new(),
             locked_in_place: AtomicBool::new(false),
             wrote_in_place: AtomicBool::new(false),
+            turn: Mutex::new(None),
         });
         self.map
             .lock()

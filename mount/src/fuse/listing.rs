@@ -135,8 +135,11 @@ impl Fs {
         };
         let mut stream = stream.lock().unwrap_or_else(PoisonError::into_inner);
         stream.seek(offset)?;
+        let dir = self.tree.dir(handle.node)?;
         while let Some(item) = stream.peek()? {
-            if !is_hidden(handle.node == ROOT, &item.name) && add(item) {
+            let hidden = is_hidden(handle.node == ROOT, &item.name)
+                || self.is_made_lock(handle.node, &dir, &item.name);
+            if !hidden && add(item) {
                 return Ok(());
             }
             stream.taken();

@@ -21,8 +21,9 @@ use super::handles::{Handle, Target};
 use super::proc::{SystemCall, system_call_of};
 use super::tree::content_stat;
 use crate::engine::draft::Draft;
-use crate::engine::locks::{Answer, Class, Kind, Refused, Request, Table};
+use crate::engine::locks::{Answer, Class, Kind, Refused, Request, Table, Terms, Wait};
 use crate::engine::order::Claim;
+use crate::engine::process::Caller;
 use crate::engine::slot::SlotKey;
 
 /// The last byte of a whole file, as the kernel sends it.
@@ -87,6 +88,7 @@ impl Asked {
             pid: self.pid,
             tid: self.tid,
             handle: self.handle,
+            terms: Terms::default(),
         })
     }
 }
@@ -110,6 +112,16 @@ fn class_when_asleep(asked: &Asked) -> Option<Class> {
     None
 }
 
+/// What a program is told that gets no lock, or no turn.
+pub fn of_refused(refused: Refused) -> Errno {
+    match refused {
+        Refused::WouldBlock => Errno::EAGAIN,
+        Refused::Interrupted => Errno::EINTR,
+        Refused::Deadlock => Errno::EDEADLK,
+        Refused::TimedOut => Errno::ETIMEDOUT,
+    }
+}
+
 /// The key of the locks of a file that has no name, or several.
 pub fn file_as_slot(file: FileId) -> SlotKey {
     SlotKey {
@@ -124,7 +136,14 @@ impl Fs {
     fn table(&self, handle: &Handle) -> Arc<Table> {
         handle
             .table
-            .get_or_init(|| self.locks.table(&self.lock_key(handle)))
+            .get_or_init(|| {
+                let key = self.lock_key(handle);
+                let parent = self.tree.nodes().get(handle.node).map(|node| node.parent);
+                let fair = parent
+                    .filter(|_| self.locks_turns(handle))
+                    .and_then(|parent| self.table_of_lock_file(parent, &key));
+                fair.unwrap_or_else(|| self.locks.table(&key))
+            })
             .clone()
     }
 
@@ -194,11 +213,16 @@ impl Fs {
         wait: bool,
         reply: ReplyEmpty,
     ) {
-        let request = match asked.request(class) {
+        let mut request = match asked.request(class) {
             Ok(request) => request,
             Err(error) => return reply.error(errno(&error)),
         };
         let table = self.table(&handle);
+        let caller = Caller {
+            tid: asked.tid,
+            ..handle.user
+        };
+        request.terms = self.lock_terms(caller, &handle, request.kind);
         if request.kind == Kind::Unlock && self.locks.held_by(&table, handle.id) {
             return self.unlock(handle, table, request, reply);
         }
@@ -206,14 +230,16 @@ impl Fs {
         let answer: Answer = Box::new(move |outcome| match outcome {
             Ok(()) if request.kind == Kind::Unlock => reply.ok(),
             Ok(()) => fs.granted(&handle, &asked, request, reply),
-            Err(Refused::WouldBlock) => reply.error(Errno::EAGAIN),
-            Err(Refused::Interrupted) => reply.error(Errno::EINTR),
-            Err(Refused::Deadlock) => reply.error(Errno::EDEADLK),
+            Err(refused) => reply.error(of_refused(refused)),
         });
         let nobody_waited = !self.locks.anyone_waiting();
-        self.locks.set(&table, request, wait, answer);
-        if nobody_waited && self.locks.anyone_waiting() {
-            self.waker.wake();
+        // A lock's own thread may have the turn: that ends here, see `Terms::ends_turn`.
+        let passable = self.passable(&table, &request).unwrap_or_default();
+        let wait = if wait { Wait::Forever } else { Wait::No };
+        self.locks
+            .set_past(&table, request, &passable, wait, answer);
+        if nobody_waited {
+            self.hurry_if_waiting();
         }
     }
 

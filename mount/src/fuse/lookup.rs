@@ -39,6 +39,9 @@ impl Fs {
         };
         let dir = self.tree.dir(parent)?;
         let stat = match attr::of_name(&*dir, name) {
+            Ok(_) if self.is_made_lock(parent, &dir, name) => {
+                return Err(io::ErrorKind::NotFound.into());
+            }
             Ok(stat) => stat,
             Err(error) if error.kind() == io::ErrorKind::NotFound && !volatile => {
                 return Ok(nothing());

@@ -15,29 +15,32 @@ mod limits;
 mod listing;
 mod locking;
 mod lookup;
+mod made_locks;
 mod names;
 mod nodes;
 mod notices;
 mod opening;
+mod outside;
 mod proc;
 mod redirect;
 mod ticker;
 mod told;
 mod tree;
+mod turns;
 
 use std::fmt;
 use std::io::Error;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{Config, Session, SessionACL};
 use polystore::Durability;
 use polystore::disk::SystemDisk;
 
 use crate::engine::order::{Order, Spawn};
-use crate::engine::policy::Direct;
+use crate::engine::policy::{Direct, Turns};
 use crate::engine::salvage::Salvage;
 use crate::engine::staging::{self, Session as Staging};
 use crate::engine::{Engine, Settings};
@@ -60,6 +63,12 @@ pub struct MountOptions {
     pub direct: Vec<String>,
     /// Whether [`DEFAULT_DIRECT`](crate::engine::policy::DEFAULT_DIRECT) counts, too.
     pub default_direct: bool,
+    /// Patterns of files whose writers take turns, gitignore style.
+    pub turns: Vec<String>,
+    /// Whether [`DEFAULT_TURNS`](crate::engine::policy::DEFAULT_TURNS) counts, too.
+    pub default_turns: bool,
+    /// How long an open of a lock file waits for its turn at most; `None` for ever.
+    pub lock_timeout: Option<Duration>,
     /// Bytes of dropped drafts that are kept at most; 0 keeps none.
     pub salvage_limit: u64,
     /// Whether other users than the one who mounts may use it.
@@ -120,8 +129,12 @@ pub fn mount(
     let direct = Direct::new(&options.direct, options.default_direct).map_err(|text| {
         failed(&options.data, "--direct")(Error::new(std::io::ErrorKind::InvalidInput, text))
     })?;
+    let turns = Turns::new(&options.turns, options.default_turns).map_err(|text| {
+        failed(&options.data, "--turns")(Error::new(std::io::ErrorKind::InvalidInput, text))
+    })?;
     limits::prepare();
-    let fs = new_fs(data, direct, &options).map_err(failed(&options.data, "cannot be served"))?;
+    let fs = new_fs(data, (direct, turns), &options)
+        .map_err(failed(&options.data, "cannot be served"))?;
     // What is created gets the modes that callers ask for, less their own umasks.
     rustix::process::umask(rustix::fs::Mode::empty());
     let how = Attach {
@@ -144,7 +157,11 @@ pub fn mount(
     }
 }
 
-fn new_fs(data: OwnedFd, direct: Direct, options: &MountOptions) -> Result<Arc<Fs>, Error> {
+fn new_fs(
+    data: OwnedFd,
+    (direct, turns): (Direct, Turns),
+    options: &MountOptions,
+) -> Result<Arc<Fs>, Error> {
     let disk = Arc::new(SystemDisk);
     let tree = Tree::new(Dir::from(data))?;
     let staging = if options.read_only {
@@ -185,6 +202,7 @@ fn new_fs(data: OwnedFd, direct: Direct, options: &MountOptions) -> Result<Arc<F
     let settings = Settings {
         durability: options.durability,
         direct,
+        turns,
         uid,
     };
     Ok(Arc::new(Fs {
@@ -196,6 +214,7 @@ fn new_fs(data: OwnedFd, direct: Direct, options: &MountOptions) -> Result<Arc<F
         handles: Default::default(),
         promises: Default::default(),
         second_looks: Default::default(),
+        turns: turns::Turns::new(options.lock_timeout),
         waker: Default::default(),
         notices: Default::default(),
         uid,

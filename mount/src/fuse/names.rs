@@ -42,6 +42,8 @@ impl Fs {
         if self.engine.is_reserved(&place.slot) {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
+        // What is in the way is told by the system call itself.
+        let _ = self.yield_lock(parent, &place);
         Ok(place)
     }
 
@@ -171,7 +173,14 @@ impl Fs {
         }
         let place = self.tree.place(parent, name)?;
         let id = attr::id(&attr::of_name(&*place.dir, name)?);
-        rustix::fs::unlinkat(&*place.dir, name, AtFlags::REMOVEDIR)?;
+        let remove = || rustix::fs::unlinkat(&*place.dir, name, AtFlags::REMOVEDIR);
+        match remove() {
+            Err(Errno::NOTEMPTY) => {
+                self.yield_locks_in(&place)?;
+                remove()?;
+            }
+            other => other?,
+        }
         self.engine.directory_removed(caller, id);
         let node = {
             let mut nodes = self.tree.nodes();
@@ -222,6 +231,9 @@ impl Fs {
             self.engine.edit_at(&target.slot),
         );
         let replace = !flags.contains(RenameFlags::RENAME_NOREPLACE);
+        if !replace {
+            let _ = self.yield_lock(to.0, &target);
+        }
         let draft = self.engine.rename(caller, &source, &target, replace)?;
         let same = moved.map(|(id, _)| id) == replaced.map(|(id, _)| id);
         if same && moved.is_some() && draft.is_none() {

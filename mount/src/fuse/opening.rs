@@ -19,6 +19,7 @@ use super::nodes::ROOT;
 use super::redirect::Promised;
 use super::tree::{Dir, path_of};
 use crate::engine::draft::{Draft, Phase};
+use crate::engine::locks::Refused;
 use crate::engine::opening::{Access, Existing, New, Plan};
 use crate::engine::order::Claim;
 use crate::engine::process::{Caller, Processes};
@@ -85,8 +86,13 @@ impl Fs {
 
     /// Opens `node`. An error of ESTALE makes the kernel look the name up again and come back, once.
     pub fn open(self: &Arc<Self>, caller: Caller, node: u64, flags: i32) -> io::Result<Opened> {
-        let opened = self.open_once(caller, node, OFlags::from_bits_retain(flags as u32));
+        let flags = OFlags::from_bits_retain(flags as u32);
+        let turn = self.turn_of_node(caller, node, flags).map(|ask| ask.slot);
+        let opened = self.open_once(caller, node, flags);
         self.note_second_look(caller, &opened);
+        if let Some(slot) = turn {
+            self.settle_turn(caller, &slot, &opened);
+        }
         opened
     }
 
@@ -111,6 +117,8 @@ impl Fs {
             }
             return if reading {
                 Ok(self.draft_reader(caller, node, &draft))
+            } else if let Some(opened) = self.open_made_meanwhile(caller, node, &draft, flags) {
+                opened
             } else {
                 self.open_draft(caller, node, &draft, flags, false)
             };
@@ -230,6 +238,55 @@ impl Fs {
         }
     }
 
+    /// Opens what was published under the name of `draft` while the thread it was promised to waited
+    /// for its turn. The kernel has looked twice already: the handle goes around its cache.
+    fn open_made_meanwhile(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: u64,
+        draft: &Arc<Draft<SystemDisk>>,
+        flags: OFlags,
+    ) -> Option<io::Result<Opened>> {
+        let place = &draft.place;
+        let promised = Promised::Draft(draft.clone());
+        if !draft.new_name || draft.is_written() || draft.state().writers > 0 {
+            return None;
+        }
+        let kept = self.promises.see(caller.tid, &place.slot)?;
+        let stat = attr::of_name(&*place.dir, place.name()).ok()?;
+        if !kept.is(&promised) || attr::kind(&stat) != Kind::File {
+            return None;
+        }
+        if let Some(promised) = self.promises.take(caller.tid, &place.slot) {
+            self.promise_broken(&promised);
+        }
+        if !self.may_write(caller, place) {
+            return Some(Err(io::ErrorKind::PermissionDenied.into()));
+        }
+        let plan = match self.plan_existing(caller, node, place, &stat, flags) {
+            Ok(plan) => plan,
+            Err(error) => return Some(Err(error)),
+        };
+        Some(match plan {
+            Plan::Draft(draft) => self.open_draft(caller, node, &draft, flags, true),
+            Plan::Edit(edit) => self.open_edit(caller, node, &edit, flags, true),
+            Plan::InPlace => SystemDisk.open(&place.dir, place.name(), true).map(|file| {
+                let mut opened = self.version_handle(caller, node, file, flags);
+                opened.flags = FopenFlags::FOPEN_DIRECT_IO;
+                opened
+            }),
+        })
+    }
+
+    /// Whether `caller` may write the published file at `place`, which the kernel was not asked for.
+    fn may_write(&self, caller: Caller, place: &Place<SystemDisk>) -> bool {
+        let mut opened = Err(Errno::ACCESS);
+        let how = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mut open =
+            || opened = rustix::fs::openat(&*place.dir, place.name(), how, Mode::empty());
+        self.engine.processes.act_as(caller, &mut open).is_ok() && opened.is_ok()
+    }
+
     /// Opens a draft for writing. `direct` where the kernel has to be kept from caching its
     /// content under the node of the published file.
     fn open_draft(
@@ -245,7 +302,7 @@ impl Fs {
         if access(flags).truncate && draft.is_written() {
             if let Err(error) = self.engine.disk.set_len(&draft.file, 0) {
                 if self.engine.detach(&writer) {
-                    self.settle_in_turn(draft.clone());
+                    self.settle_in_turn(draft.clone(), None);
                 }
                 return Err(error);
             }
@@ -407,7 +464,7 @@ impl Fs {
         match promised {
             Promised::Draft(draft) => {
                 if self.engine.break_promise(draft) {
-                    self.settle_in_turn(draft.clone());
+                    self.settle_in_turn(draft.clone(), None);
                 }
             }
             Promised::Edit(edit) => {
@@ -427,9 +484,68 @@ impl Fs {
         modes: (u32, u32),
         flags: i32,
     ) -> io::Result<(Entry, Opened)> {
-        let created = self.create_once(caller, parent, name, modes, flags);
+        let open_flags = OFlags::from_bits_retain(flags as u32);
+        let ask = self
+            .turn_of_name(caller, parent, name, open_flags)
+            .filter(|_| !access(open_flags).exclusive);
+        let created = match ask.as_ref().map(|ask| self.turn_at_once(caller, ask)) {
+            None | Some(Ok(())) => self.create_once(caller, parent, name, modes, flags),
+            Some(Err(Refused::Deadlock)) => Err(io::Error::from_raw_os_error(libc::EDEADLK)),
+            Some(Err(_)) if open_flags.contains(OFlags::NONBLOCK) => {
+                Err(io::ErrorKind::WouldBlock.into())
+            }
+            Some(Err(_)) => Err(self.make_and_wait(caller, parent, name, modes, open_flags)),
+        };
         self.note_second_look(caller, &created);
-        created
+        let created = match created {
+            Ok((entry, opened)) => (Some(entry), Ok(opened)),
+            Err(error) => (None, Err(error)),
+        };
+        if let Some(ask) = ask {
+            self.settle_turn(caller, &ask.slot, &created.1);
+        }
+        match created {
+            (Some(entry), Ok(opened)) => Ok((entry, opened)),
+            (_, Err(error)) => Err(error),
+            (None, Ok(_)) => Err(stale()),
+        }
+    }
+
+    /// CREATE of a name at which somebody else has the turn. It must not wait, so the kernel is sent
+    /// to look for what is made here, and comes back to open that, and waits then.
+    fn make_and_wait(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        (mode, umask): (u32, u32),
+        flags: OFlags,
+    ) -> io::Error {
+        let made = self.tree.place(parent, name).and_then(|place| {
+            if attr::of_name(&*place.dir, name).is_ok() {
+                return Ok(());
+            }
+            let path = self.tree.path(parent, name);
+            let new = New {
+                path: &path,
+                dir: attr::stat(&attr::of_file(&*place.dir)?),
+                mode: masked(&place.dir, mode, umask),
+            };
+            match self.engine.plan_new(caller, &place, &new, access(flags))? {
+                None => {
+                    let (entry, opened) =
+                        self.create_published(caller, parent, &place, &new, flags)?;
+                    self.release(opened.handle);
+                    self.forget(entry.attr.ino.0, 1);
+                }
+                Some(draft) => {
+                    self.engine.promise(&draft);
+                    let _ = self.redirect(caller, Promised::Draft(draft));
+                }
+            }
+            Ok(())
+        });
+        made.err().unwrap_or_else(stale)
     }
 
     fn create_once(
@@ -447,12 +563,12 @@ impl Fs {
         let wanted = access(flags);
         let place = self.tree.place(parent, name)?;
         if let Ok(stat) = attr::of_name(&*place.dir, name) {
-            // Published since the kernel looked.
-            return if wanted.exclusive {
-                Err(io::ErrorKind::AlreadyExists.into())
-            } else {
-                self.create_existing(caller, parent, &place, &stat, flags)
-            };
+            // Published since the kernel looked; or a lock file that it is not shown.
+            if !wanted.exclusive {
+                self.show_lock(parent, &place);
+                return self.create_existing(caller, parent, &place, &stat, flags);
+            }
+            self.yield_lock(parent, &place)?;
         }
         let path = self.tree.path(parent, name);
         let dir = attr::stat(&attr::of_file(&*place.dir)?);

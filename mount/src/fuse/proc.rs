@@ -96,6 +96,15 @@ fn group_of(tid: u32) -> Option<u32> {
     status_field(&status, "Tgid")?.parse().ok()
 }
 
+/// Whether thread `tid` does nothing any more: it is gone, or its parent has not asked for it yet.
+pub fn has_ended(tid: u32) -> bool {
+    let status = read_short(&format!("/proc/{tid}/status"));
+    let state = status
+        .as_deref()
+        .and_then(|status| status_field(status, "State"));
+    state.is_none_or(|state| state.starts_with(['Z', 'X']))
+}
+
 /// What there is to see of the system call that a thread is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SystemCall {

@@ -6,7 +6,7 @@
 //! 2. It ends when what it promises is opened, when its thread is gone, or after [`LIFETIME`].
 //! 3. While it lives, so does what it promises: see [`Engine::promise`](crate::engine::Engine::promise).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +22,14 @@ const LIFETIME: Duration = Duration::from_secs(1);
 
 /// However slow.
 const LONGEST: Duration = Duration::from_secs(30);
+
+/// Whether thread `tid`, which was told to look again at `since`, does not come back. One that is
+/// held up does; one that was killed does not.
+fn has_gone(tid: u32, since: Instant) -> bool {
+    let there = || std::path::Path::new(&format!("/proc/{tid}")).exists();
+    let age = since.elapsed();
+    age >= LIFETIME && (age >= LONGEST || !there())
+}
 
 /// What somebody is to be shown instead of the published file.
 #[derive(Clone)]
@@ -110,22 +118,23 @@ impl Promises {
             .collect()
     }
 
-    /// Ends the promises that will not be kept.
-    pub fn expired(&self) -> Vec<Promised> {
+    /// Ends the promises that will not be kept. The threads in `waiting` have come back, and wait
+    /// for something else before they open.
+    pub fn expired(&self, waiting: &HashSet<u32>) -> Vec<Promised> {
         if self.count.load(Ordering::Acquire) == 0 {
             return Vec::new();
         }
         let mut map = self.lock();
         let mut broken = Vec::new();
         map.retain(|(tid, _), promise| {
-            // A thread that is held up comes back; one that was killed does not.
-            let there = || std::path::Path::new(&format!("/proc/{tid}")).exists();
-            let age = promise.made.elapsed();
-            let alive = age < LIFETIME || (age < LONGEST && there());
-            if !alive {
+            if waiting.contains(tid) {
+                promise.made = Instant::now();
+            }
+            let gone = has_gone(*tid, promise.made);
+            if gone {
                 broken.push(promise.what.clone());
             }
-            alive
+            !gone
         });
         self.count.store(map.len(), Ordering::Release);
         broken

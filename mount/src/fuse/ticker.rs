@@ -104,7 +104,8 @@ fn run(fs: &Weak<Fs>, shared: &Shared) {
             continue;
         }
         let round = catch_unwind(AssertUnwindSafe(|| {
-            for promised in fs.promises.expired() {
+            fs.turns.end_abandoned();
+            for promised in fs.promises.expired(&fs.locks.waiting_threads()) {
                 fs.promise_broken(&promised);
             }
             fs.tree.forget_superseded();
@@ -115,7 +116,7 @@ fn run(fs: &Weak<Fs>, shared: &Shared) {
         }
         secure_old(&fs, &securing);
         pause = if fs.locks.anyone_waiting() {
-            fs.locks.look_for_signals(&fs.engine.processes);
+            fs.locks.look_after_waiters(&fs.engine.processes);
             WHILE_WAITING
         } else {
             OTHERWISE

@@ -8,7 +8,7 @@ use polystore::disk::Disk;
 use polystore_mount::engine::draft::Writer;
 use polystore_mount::engine::editing::{Content, Editor};
 use polystore_mount::engine::opening::{Access, Existing, Plan};
-use polystore_mount::engine::policy::Direct;
+use polystore_mount::engine::policy::{Direct, Turns};
 use polystore_mount::engine::salvage::Salvage;
 use polystore_mount::engine::slot::{Place, SlotKey};
 use polystore_mount::engine::staging::Session;
@@ -92,6 +92,7 @@ impl Racing {
         let settings = Settings {
             durability: Durability::Ordered,
             direct: Direct::new(&[], true).expect("good patterns"),
+            turns: Turns::new(&[], true).expect("good patterns"),
             uid: 0,
         };
         let session = Some(session);

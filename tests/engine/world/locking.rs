@@ -4,7 +4,7 @@ use std::io;
 use std::sync::{Arc, Mutex};
 
 use polystore_mount::engine::draft::Phase;
-use polystore_mount::engine::locks::{Class, Kind, Refused, Request};
+use polystore_mount::engine::locks::{Class, Kind, Refused, Request, Terms};
 use polystore_mount::engine::process::Processes;
 
 use super::handles::{Handle, Target};
@@ -37,7 +37,7 @@ impl World {
         let request = Request {
             class,
             owner: match class {
-                Class::Flock => handle.id,
+                Class::Flock | Class::Turn => handle.id,
                 Class::Posix => pid.into(),
             },
             start,
@@ -46,6 +46,7 @@ impl World {
             pid,
             tid: pid,
             handle: handle.id,
+            terms: Terms::default(),
         };
         if kind == Kind::Unlock {
             self.publish_at_unlock(handle)?;

@@ -129,7 +129,7 @@ impl Ask {
 
     fn owner(&self) -> Owner {
         match self.class {
-            Class::Flock => self.handle,
+            Class::Flock | Class::Turn => self.handle,
             Class::Posix => self.pid.into(),
         }
     }

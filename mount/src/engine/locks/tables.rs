@@ -1,88 +1,15 @@
-//! flock and fcntl locks, of slots rather than of versions.
-//!
-//! A reader of the published version and the writer of a draft exclude each
-//! other. Waiting is a kept answer, never a thread that waits.
-//!
-//! Invariants:
-//! 1. Two held locks of one class that overlap, of different owners, are both shared.
-//! 2. Every answer is given once: at the grant, when its waiter gets a signal, or when its
-//!    handle is released.
-//! 3. A slot has one table at a time; a handle keeps the table it first locked in, so that
-//!    whoever renames over or unlinks a name leaves old handles among themselves.
+//! The lock tables of all slots, and the way through them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Instant;
 
-use super::process::Processes;
-use super::slot::SlotKey;
-use super::unpoisoned;
-
-/// flock(2) and fcntl(2) locks do not see each other, as in the kernel's own file systems.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Class {
-    /// Of an open file description, on the whole file.
-    Flock,
-    /// Of a process (or a description, F_OFD_SETLK), on a range.
-    Posix,
-}
-
-/// What is asked of a lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Others may share it.
-    Shared,
-    /// Nobody else.
-    Exclusive,
-    /// Give it up.
-    Unlock,
-}
-
-/// A lock that is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Request {
-    /// Which of the two worlds.
-    pub class: Class,
-    /// Whose it is: the kernel's number for a description or a process.
-    pub owner: u64,
-    /// First byte.
-    pub start: u64,
-    /// Last byte, inclusive.
-    pub end: u64,
-    /// What is asked.
-    pub kind: Kind,
-    /// Process that asks, for F_GETLK.
-    pub pid: u32,
-    /// Thread that asks, to look for its signals.
-    pub tid: u32,
-    /// Handle it came through.
-    pub handle: u64,
-}
-
-/// Why a wait ended without a lock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// Somebody holds it and the caller would not wait.
-    WouldBlock,
-    /// The waiter got a signal.
-    Interrupted,
-    /// Waiting would never end: who holds it waits, through others perhaps, for the caller (fcntl only).
-    Deadlock,
-}
-
-/// What is done when a lock is granted or refused.
-pub type Answer = Box<dyn FnOnce(Result<(), Refused>) + Send>;
-
-struct Waiting {
-    request: Request,
-    answer: Answer,
-}
-
-#[derive(Default)]
-struct State {
-    held: Vec<Request>,
-    waiting: VecDeque<Waiting>,
-}
+use super::queue::{Fair, State, Step, Waiting};
+use super::{Answer, Class, Kind, Outside, Refused, Request, Seen, Wait};
+use crate::engine::process::Processes;
+use crate::engine::slot::SlotKey;
+use crate::engine::unpoisoned;
 
 /// The locks of one slot.
 #[derive(Default)]
@@ -99,82 +26,8 @@ pub struct Locks {
     waiters: AtomicUsize,
 }
 
-fn overlap(a: &Request, b: &Request) -> bool {
-    a.start <= b.end && b.start <= a.end
-}
-
-impl Request {
-    /// Whether this lock, held, keeps `asked` from being granted.
-    fn conflicts(&self, asked: &Request) -> bool {
-        self.class == asked.class
-            && self.owner != asked.owner
-            && overlap(self, asked)
-            && (self.kind == Kind::Exclusive || asked.kind == Kind::Exclusive)
-    }
-}
-
 /// How many steps of who waits for whom are followed.
 const DEADLOCK_DEPTH: usize = 10;
-
-impl State {
-    fn conflict(&self, request: &Request) -> Option<Request> {
-        self.held
-            .iter()
-            .find(|held| held.conflicts(request))
-            .copied()
-    }
-
-    /// The owners of all locks that stand in the way.
-    fn blockers(&self, request: &Request) -> Vec<u64> {
-        let held = self.held.iter().filter(|held| held.conflicts(request));
-        held.map(|held| held.owner).collect()
-    }
-
-    /// Sets or clears the range for its owner, splitting what it only partly covers.
-    fn apply(&mut self, request: Request) {
-        let mut rest = Vec::new();
-        self.held.retain(|held| {
-            let own = held.class == request.class && held.owner == request.owner;
-            if !own || !overlap(held, &request) {
-                return true;
-            }
-            if held.start < request.start {
-                rest.push(Request {
-                    end: request.start - 1,
-                    ..*held
-                });
-            }
-            if held.end > request.end {
-                rest.push(Request {
-                    start: request.end + 1,
-                    ..*held
-                });
-            }
-            false
-        });
-        self.held.append(&mut rest);
-        if request.kind != Kind::Unlock {
-            self.held.push(request);
-        }
-    }
-
-    /// Grants what can be granted, first come first served.
-    fn grant(&mut self) -> Vec<Answer> {
-        let mut granted = Vec::new();
-        let mut index = 0;
-        while index < self.waiting.len() {
-            if self.conflict(&self.waiting[index].request).is_some() {
-                index += 1;
-                continue;
-            }
-            if let Some(waiting) = self.waiting.remove(index) {
-                self.apply(waiting.request);
-                granted.push(waiting.answer);
-            }
-        }
-        granted
-    }
-}
 
 impl Locks {
     /// The table of a slot.
@@ -232,42 +85,175 @@ impl Locks {
         unpoisoned(&self.tables).remove(slot);
     }
 
+    /// The table of a lock file: the same as [`table`](Self::table), and a fair one.
+    pub fn fair_table(
+        &self,
+        slot: &SlotKey,
+        outside: impl FnOnce() -> Box<dyn Outside>,
+    ) -> Arc<Table> {
+        let table = self.table(slot);
+        let mut state = unpoisoned(&table.state);
+        state.fair.get_or_insert_with(|| Fair {
+            outside: outside(),
+            pending: VecDeque::new(),
+            waits: false,
+            number: 0,
+        });
+        drop(state);
+        table
+    }
+
     /// Locks or unlocks. Without `wait`, an `answer` of `WouldBlock` comes at once where
     /// somebody holds it; with it, the answer comes when it can.
-    pub fn set(&self, table: &Arc<Table>, request: Request, wait: bool, answer: Answer) {
-        if wait && request.kind != Kind::Unlock && self.would_deadlock(table, &request) {
+    pub fn set(self: &Arc<Self>, table: &Arc<Table>, request: Request, wait: bool, answer: Answer) {
+        let wait = if wait { Wait::Forever } else { Wait::No };
+        self.set_past(table, request, &[], wait, answer);
+    }
+
+    /// The same for somebody whose ancestors are the owners in `passable`: they are not in his way.
+    pub fn set_past(
+        self: &Arc<Self>,
+        table: &Arc<Table>,
+        mut request: Request,
+        passable: &[(Class, u64)],
+        wait: Wait,
+        answer: Answer,
+    ) {
+        let waits = !matches!(wait, Wait::No);
+        if waits && request.kind != Kind::Unlock && self.would_deadlock(table, &request) {
             return answer(Err(Refused::Deadlock));
         }
         let mut state = unpoisoned(&table.state);
-        if request.kind != Kind::Unlock && state.conflict(&request).is_some() {
-            if wait {
-                // flock(2): a lock is given up before another kind of it is waited for.
-                let released = if request.class == Class::Flock {
-                    state.apply(Request {
-                        kind: Kind::Unlock,
-                        ..request
-                    });
-                    state.grant()
-                } else {
-                    Vec::new()
-                };
-                state.waiting.push_back(Waiting { request, answer });
-                self.waiters.fetch_add(1, Ordering::AcqRel);
-                drop(state);
-                unpoisoned(&self.crowded).push(Arc::downgrade(table));
-                self.answer_all(released, Ok(()));
-            } else {
-                drop(state);
-                answer(Err(Refused::WouldBlock));
-            }
-            return;
+        if let Some(turn) = request.terms.ends_turn {
+            state.end_turn(turn);
         }
-        state.apply(request);
+        let step = state.take(&mut request, passable);
+        let kept = match (step, wait) {
+            (Step::Granted, _) => Some((answer, Ok(()))),
+            (_, Wait::No) => {
+                if step == Step::BusyOutside {
+                    state.drop_own(&request);
+                }
+                Some((answer, Err(Refused::WouldBlock)))
+            }
+            (_, Wait::Forever | Wait::Until(_)) => {
+                let waiting = Waiting {
+                    request,
+                    since: Instant::now(),
+                    deadline: wait.deadline(),
+                    answer,
+                };
+                state.keep(waiting, step == Step::BusyOutside);
+                self.waiters.fetch_add(1, Ordering::AcqRel);
+                None
+            }
+        };
         // Giving up a part, or becoming shared, may let others in.
         let granted = state.grant();
-        drop(state);
-        answer(Ok(()));
+        self.go_on(table, state);
+        match kept {
+            Some((answer, outcome)) => answer(outcome),
+            None => unpoisoned(&self.crowded).push(Arc::downgrade(table)),
+        }
         self.answer_all(granted, Ok(()));
+    }
+
+    /// Lets go of a table; if somebody in it has to wait for the lock outside, that begins.
+    fn go_on(self: &Arc<Self>, table: &Arc<Table>, mut state: MutexGuard<'_, State>) {
+        let Some(fair) = state.fair.as_mut().filter(|fair| !fair.waits) else {
+            return;
+        };
+        let Some(first) = fair.pending.front() else {
+            return;
+        };
+        let exclusive = first.request.kind == Kind::Exclusive;
+        let (locks, table) = (Arc::downgrade(self), Arc::downgrade(table));
+        let done = move || {
+            if let (Some(locks), Some(table)) = (locks.upgrade(), table.upgrade()) {
+                locks.came_outside(&table);
+            }
+        };
+        fair.waits = fair.outside.wait(exclusive, Box::new(done));
+    }
+
+    fn came_outside(self: &Arc<Self>, table: &Arc<Table>) {
+        let mut state = unpoisoned(&table.state);
+        if let Some(fair) = &mut state.fair {
+            fair.waits = false;
+        }
+        self.try_outside(table, state);
+    }
+
+    /// Tries again for those who have it here and not outside.
+    fn try_outside(self: &Arc<Self>, table: &Arc<Table>, mut state: MutexGuard<'_, State>) {
+        let admitted = state.admit_pending();
+        self.go_on(table, state);
+        self.waiters.fetch_sub(admitted.len(), Ordering::AcqRel);
+        for answer in admitted {
+            answer(Ok(()));
+        }
+    }
+
+    /// Whether `request` would find somebody else in its way, and who that is.
+    pub fn in_the_way(&self, table: &Table, request: &Request) -> Vec<Request> {
+        let state = unpoisoned(&table.state);
+        let held = state.held.iter();
+        held.filter(|held| held.conflicts(request))
+            .copied()
+            .collect()
+    }
+
+    /// The number of the last turn of a table.
+    pub fn number(&self, table: &Table) -> u64 {
+        unpoisoned(&table.state)
+            .fair
+            .as_ref()
+            .map_or(0, |fair| fair.number)
+    }
+
+    /// A turn is over.
+    pub fn end_turn(self: &Arc<Self>, table: &Arc<Table>, turn: u64) {
+        self.drop_locks(table, |held| {
+            held.class == Class::Turn && held.owner == turn
+        });
+    }
+
+    /// Everything held in a fair table ends, whoever holds it. Whether there was any.
+    pub fn break_all(self: &Arc<Self>, table: &Arc<Table>) -> bool {
+        let any = !unpoisoned(&table.state).held.is_empty();
+        self.drop_locks(table, |_| true);
+        any
+    }
+
+    /// All fair tables that are in use.
+    pub fn seen(&self) -> Vec<Seen> {
+        let tables: Vec<_> = unpoisoned(&self.tables)
+            .iter()
+            .filter_map(|(slot, table)| Some((slot.clone(), table.upgrade()?)))
+            .collect();
+        let seen = tables.into_iter().filter_map(|(slot, table)| {
+            let state = unpoisoned(&table.state);
+            let fair = state.fair.as_ref()?;
+            let waiting = fair.pending.iter().chain(&state.waiting);
+            let waiting: Vec<_> = waiting.map(|w| (w.request, w.since)).collect();
+            let pending = |held: &Request| {
+                let mut pending = fair.pending.iter().map(|w| &w.request);
+                pending.any(|pending| pending.is_of(held))
+            };
+            let held: Vec<_> = state
+                .held
+                .iter()
+                .filter(|held| !pending(held))
+                .copied()
+                .collect();
+            (!held.is_empty() || !waiting.is_empty()).then_some(Seen {
+                slot,
+                number: fair.number,
+                held,
+                waiting,
+            })
+        });
+        seen.collect()
     }
 
     /// Whether some process that stands in the way of `request` waits for its owner. As deep as
@@ -339,19 +325,21 @@ impl Locks {
     }
 
     /// A process closed a descriptor: its fcntl locks on the file end, as POSIX says.
-    pub fn closed(&self, table: &Table, owner: u64) {
+    pub fn closed(self: &Arc<Self>, table: &Arc<Table>, owner: u64) {
         self.drop_locks(table, |held| {
             held.class == Class::Posix && held.owner == owner
         });
     }
 
     /// A handle was released: so are the locks that came through it, and whoever waits through it.
-    pub fn released(&self, table: &Table, handle: u64) {
+    pub fn released(self: &Arc<Self>, table: &Arc<Table>, handle: u64) {
         self.drop_locks(table, |held| held.handle == handle);
-        self.refuse(table, |waiting| waiting.handle == handle);
+        self.refuse(table, Refused::Interrupted, |waiting| {
+            waiting.request.handle == handle
+        });
     }
 
-    fn drop_locks(&self, table: &Table, which: impl Fn(&Request) -> bool) {
+    fn drop_locks(self: &Arc<Self>, table: &Arc<Table>, which: impl Fn(&Request) -> bool) {
         let mut state = unpoisoned(&table.state);
         let before = state.held.len();
         state.held.retain(|held| !which(held));
@@ -360,21 +348,27 @@ impl Locks {
         } else {
             state.grant()
         };
-        drop(state);
+        self.go_on(table, state);
         self.answer_all(granted, Ok(()));
     }
 
-    fn refuse(&self, table: &Table, which: impl Fn(&Request) -> bool) {
+    fn refuse(
+        self: &Arc<Self>,
+        table: &Arc<Table>,
+        why: Refused,
+        which: impl Fn(&Waiting) -> bool,
+    ) {
         let mut state = unpoisoned(&table.state);
-        let (refused, kept) = state
-            .waiting
-            .drain(..)
-            .partition(|waiting| which(&waiting.request));
-        state.waiting = kept;
-        drop(state);
-        let refused: VecDeque<Waiting> = refused;
-        let answers = refused.into_iter().map(|waiting| waiting.answer).collect();
-        self.answer_all(answers, Err(Refused::Interrupted));
+        let refused = state.take_waiting(which);
+        // Who was the first in the queue may have kept others back.
+        let granted = if refused.is_empty() {
+            Vec::new()
+        } else {
+            state.grant()
+        };
+        self.go_on(table, state);
+        self.answer_all(refused, Err(why));
+        self.answer_all(granted, Ok(()));
     }
 
     fn answer_all(&self, answers: Vec<Answer>, outcome: Result<(), Refused>) {
@@ -389,9 +383,21 @@ impl Locks {
         self.waiters.load(Ordering::Acquire) > 0
     }
 
-    /// Ends the waits of threads that got a signal. Nothing else would tell: the kernel's own
-    /// word of it does not reach this program.
-    pub fn look_for_signals(&self, processes: &impl Processes) {
+    /// The threads that wait.
+    pub fn waiting_threads(&self) -> HashSet<u32> {
+        let crowded: Vec<_> = unpoisoned(&self.crowded)
+            .iter()
+            .filter_map(Weak::upgrade)
+            .collect();
+        let threads = crowded
+            .iter()
+            .flat_map(|table| unpoisoned(&table.state).waiting_threads());
+        threads.collect()
+    }
+
+    /// Ends the waits of threads that got a signal, and those whose time is over. Nothing else
+    /// would tell: the kernel's own word of a signal does not reach this program.
+    pub fn look_after_waiters(self: &Arc<Self>, processes: &impl Processes) {
         let mut crowded = std::mem::take(&mut *unpoisoned(&self.crowded));
         crowded.sort_by_key(Weak::as_ptr);
         crowded.dedup_by_key(|table| Weak::as_ptr(table));
@@ -399,19 +405,27 @@ impl Locks {
             let Some(table) = weak.upgrade() else {
                 continue;
             };
-            let tids: Vec<u32> = unpoisoned(&table.state)
-                .waiting
-                .iter()
-                .map(|w| w.request.tid)
-                .collect();
-            let signalled: Vec<u32> = tids
+            let tids = unpoisoned(&table.state).waiting_threads();
+            let signalled: HashSet<u32> = tids
                 .into_iter()
-                .filter(|tid| processes.signalled(*tid))
+                .filter(|tid| *tid != 0 && processes.signalled(*tid))
                 .collect();
             if !signalled.is_empty() {
-                self.refuse(&table, |waiting| signalled.contains(&waiting.tid));
+                self.refuse(&table, Refused::Interrupted, |waiting| {
+                    signalled.contains(&waiting.request.tid)
+                });
             }
-            if !unpoisoned(&table.state).waiting.is_empty() {
+            let now = Instant::now();
+            self.refuse(&table, Refused::TimedOut, |waiting| {
+                waiting.deadline.is_some_and(|deadline| deadline <= now)
+            });
+            let state = unpoisoned(&table.state);
+            if state.is_left_alone() {
+                self.try_outside(&table, state);
+            } else {
+                drop(state);
+            }
+            if unpoisoned(&table.state).anyone_waits() {
                 unpoisoned(&self.crowded).push(weak);
             }
         }
@@ -421,6 +435,7 @@ impl Locks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::locks::Terms;
     use polystore::disk::FileId;
     use std::sync::mpsc::{Receiver, channel};
 
@@ -444,11 +459,12 @@ mod tests {
             pid: owner as u32,
             tid: owner as u32,
             handle: owner,
+            terms: Terms::default(),
         }
     }
 
     fn ask(
-        locks: &Locks,
+        locks: &Arc<Locks>,
         table: &Arc<Table>,
         request: Request,
         wait: bool,
@@ -467,7 +483,7 @@ mod tests {
 
     #[test]
     fn waiters_get_their_turn_in_order_and_once() {
-        let locks = Locks::default();
+        let locks = Arc::new(Locks::default());
         let table = locks.table(&slot("a"));
         let held = ask(
             &locks,
@@ -499,7 +515,7 @@ mod tests {
 
     #[test]
     fn a_cycle_of_waiters_is_refused() {
-        let locks = Locks::default();
+        let locks = Arc::new(Locks::default());
         let tables: Vec<_> = ["a", "b", "c"]
             .iter()
             .map(|name| locks.table(&slot(name)))
@@ -523,7 +539,7 @@ mod tests {
 
     #[test]
     fn flock_and_fcntl_do_not_see_each_other() {
-        let locks = Locks::default();
+        let locks = Arc::new(Locks::default());
         let table = locks.table(&slot("a"));
         ask(
             &locks,
@@ -542,7 +558,7 @@ mod tests {
 
     #[test]
     fn ranges_are_split_and_parts_given_up() {
-        let locks = Locks::default();
+        let locks = Arc::new(Locks::default());
         let table = locks.table(&slot("a"));
         let range = |owner, start, end, kind| Request {
             start,
@@ -573,7 +589,7 @@ mod tests {
 
     #[test]
     fn a_table_follows_its_rename_and_leaves_old_handles_alone() {
-        let locks = Locks::default();
+        let locks = Arc::new(Locks::default());
         let (a, b) = (locks.table(&slot("a")), locks.table(&slot("b")));
         locks.renamed(&slot("a"), &slot("b"));
         assert!(Arc::ptr_eq(&a, &locks.table(&slot("b"))));

@@ -1,0 +1,288 @@
+//! Who holds a table, who waits, and who is next.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use super::{Answer, Class, Kind, Outside, Request, Taken};
+
+pub(super) struct Waiting {
+    pub(super) request: Request,
+    pub(super) since: Instant,
+    pub(super) deadline: Option<Instant>,
+    pub(super) answer: Answer,
+}
+
+/// What came of an attempt.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    Granted,
+    /// Others hold it, or came first.
+    BusyHere,
+    /// It is held here, and by somebody else outside.
+    BusyOutside,
+}
+
+/// What makes a table a fair one.
+pub(super) struct Fair {
+    pub(super) outside: Box<dyn Outside>,
+    /// Held here, and not yet outside.
+    pub(super) pending: VecDeque<Waiting>,
+    /// Whether [`Outside::wait`] has been asked and has not called yet.
+    pub(super) waits: bool,
+    pub(super) number: u64,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) held: Vec<Request>,
+    pub(super) waiting: VecDeque<Waiting>,
+    pub(super) fair: Option<Fair>,
+}
+
+fn overlap(a: &Request, b: &Request) -> bool {
+    a.start <= b.end && b.start <= a.end
+}
+
+impl Request {
+    /// Whether this lock, held, keeps `asked` from being granted.
+    pub(super) fn conflicts(&self, asked: &Request) -> bool {
+        let same_world = match (self.class, asked.class) {
+            // Whoever opens the lock file of a program's own protocol settles it with him by lock.
+            (held, Class::Turn) if held != Class::Turn => {
+                !(self.terms.own_protocol && asked.terms.own_protocol)
+            }
+            (Class::Turn, _) => true,
+            (held, asked) => held == asked,
+        };
+        same_world
+            && !self.is_of(asked)
+            && overlap(self, asked)
+            && (self.kind == Kind::Exclusive || asked.kind == Kind::Exclusive)
+    }
+
+    /// Whether it holds the lock outside, too.
+    pub(super) fn is_outside(&self) -> bool {
+        self.class != Class::Posix
+    }
+
+    pub(super) fn is_of(&self, other: &Request) -> bool {
+        self.class == other.class && self.owner == other.owner
+    }
+}
+
+impl Fair {
+    /// Takes the lock outside for what was granted here.
+    pub(super) fn admit(&mut self, request: &Request) -> Taken {
+        if !request.is_outside() {
+            return Taken::Absent;
+        }
+        let exclusive = request.kind == Kind::Exclusive;
+        let taken = self.outside.lock(exclusive, &request.terms);
+        if taken != Taken::Busy {
+            self.number = self.outside.next_number(self.number);
+        }
+        taken
+    }
+}
+
+impl State {
+    pub(super) fn conflict(&self, request: &Request) -> Option<Request> {
+        self.held
+            .iter()
+            .find(|held| held.conflicts(request))
+            .copied()
+    }
+
+    /// The owners of all locks that stand in the way.
+    pub(super) fn blockers(&self, request: &Request) -> Vec<u64> {
+        let held = self.held.iter().filter(|held| held.conflicts(request));
+        held.map(|held| held.owner).collect()
+    }
+
+    /// Sets or clears the range for its owner, splitting what it only partly covers.
+    pub(super) fn apply(&mut self, request: Request) {
+        let mut rest = Vec::new();
+        self.held.retain(|held| {
+            let own = held.class == request.class && held.owner == request.owner;
+            if !own || !overlap(held, &request) {
+                return true;
+            }
+            if held.start < request.start {
+                rest.push(Request {
+                    end: request.start - 1,
+                    ..*held
+                });
+            }
+            if held.end > request.end {
+                rest.push(Request {
+                    start: request.end + 1,
+                    ..*held
+                });
+            }
+            false
+        });
+        self.held.append(&mut rest);
+        if request.kind != Kind::Unlock {
+            self.held.push(request);
+        }
+    }
+
+    /// Whether some program's own lock settles who has the file.
+    pub(super) fn is_settled_by_lock(&self) -> bool {
+        let mut held = self.held.iter();
+        held.any(|held| held.class != Class::Turn && held.terms.own_protocol)
+    }
+
+    /// Whether an open need not wait for a turn, because there are none at present.
+    pub(super) fn is_let_in(&self, request: &Request) -> bool {
+        request.class == Class::Turn && request.terms.own_protocol && self.is_settled_by_lock()
+    }
+
+    pub(super) fn end_turn(&mut self, turn: u64) {
+        self.held
+            .retain(|held| !(held.class == Class::Turn && held.owner == turn));
+    }
+
+    pub(super) fn drop_own(&mut self, request: &Request) {
+        self.held.retain(|held| !held.is_of(request));
+    }
+
+    /// Whether all that is in the way of `request` belongs to its `passable` ancestors.
+    pub(super) fn passes(&self, request: &Request, passable: &[(Class, u64)]) -> bool {
+        let mut blockers = self.held.iter().filter(|held| held.conflicts(request));
+        !passable.is_empty() && blockers.all(|held| passable.contains(&(held.class, held.owner)))
+    }
+
+    /// Grants `request` if nothing is in its way.
+    pub(super) fn take(&mut self, request: &mut Request, passable: &[(Class, u64)]) -> Step {
+        if self.is_let_in(request) {
+            return Step::Granted;
+        }
+        if request.kind == Kind::Unlock {
+            self.apply(*request);
+            return Step::Granted;
+        }
+        let has_it = self.held.iter().any(|held| held.is_of(request));
+        let free =
+            self.conflict(request).is_none() && (has_it || !self.is_behind(request, usize::MAX));
+        let passes = !free && self.passes(request, passable);
+        if !free && !passes {
+            return Step::BusyHere;
+        }
+        self.apply(*request);
+        let fair = self.fair.as_mut().filter(|_| !passes);
+        if fair.is_some_and(|fair| fair.admit(request) == Taken::Busy) {
+            Step::BusyOutside
+        } else {
+            Step::Granted
+        }
+    }
+
+    /// Keeps one who waits; `here` if it is granted in the table and not yet outside.
+    pub(super) fn keep(&mut self, waiting: Waiting, here: bool) {
+        if let Some(fair) = self.fair.as_mut().filter(|_| here) {
+            return fair.pending.push_back(waiting);
+        }
+        // flock(2): a lock is given up before another kind of it is waited for.
+        if waiting.request.class == Class::Flock {
+            self.drop_own(&waiting.request);
+        }
+        self.waiting.push_back(waiting);
+    }
+
+    /// Whether somebody who came before `request`, and stands before `index`, waits for the same.
+    pub(super) fn is_behind(&self, request: &Request, index: usize) -> bool {
+        let mut before = self.waiting.iter().take(index);
+        self.fair.is_some() && before.any(|earlier| earlier.request.conflicts(request))
+    }
+
+    /// Grants what can be granted, first come first served.
+    pub(super) fn grant(&mut self) -> Vec<Answer> {
+        let nothing_held = !self.held.iter().any(Request::is_outside);
+        if let Some(fair) = self.fair.as_mut().filter(|_| nothing_held) {
+            fair.outside.unlock();
+        }
+        let mut granted = Vec::new();
+        let mut index = 0;
+        while index < self.waiting.len() {
+            let request = self.waiting[index].request;
+            let let_in = self.is_let_in(&request);
+            let blocked = self.conflict(&request).is_some() || self.is_behind(&request, index);
+            if blocked && !let_in {
+                index += 1;
+                continue;
+            }
+            let Some(waiting) = self.waiting.remove(index) else {
+                break;
+            };
+            if let_in {
+                granted.push(waiting.answer);
+                continue;
+            }
+            self.apply(request);
+            match &mut self.fair {
+                Some(fair) => match fair.admit(&request) {
+                    Taken::Busy => fair.pending.push_back(waiting),
+                    Taken::Locked | Taken::Absent => granted.push(waiting.answer),
+                },
+                None => granted.push(waiting.answer),
+            }
+        }
+        granted
+    }
+
+    /// Tries again what is held here and was busy outside.
+    pub(super) fn admit_pending(&mut self) -> Vec<Answer> {
+        let Some(fair) = &mut self.fair else {
+            return Vec::new();
+        };
+        let mut admitted = Vec::new();
+        while let Some(waiting) = fair.pending.pop_front() {
+            if fair.admit(&waiting.request) == Taken::Busy {
+                fair.pending.push_front(waiting);
+                break;
+            }
+            admitted.push(waiting.answer);
+        }
+        if !self.held.iter().any(Request::is_outside) {
+            fair.outside.unlock();
+        }
+        admitted
+    }
+
+    /// Takes out those who wait, here or outside.
+    pub(super) fn take_waiting(&mut self, which: impl Fn(&Waiting) -> bool) -> Vec<Answer> {
+        let (mut gone, kept): (VecDeque<_>, _) = self.waiting.drain(..).partition(&which);
+        self.waiting = kept;
+        if let Some(fair) = &mut self.fair {
+            let (more, kept): (VecDeque<_>, _) = fair.pending.drain(..).partition(&which);
+            fair.pending = kept;
+            for waiting in &more {
+                let request = waiting.request;
+                self.held.retain(|held| !held.is_of(&request));
+            }
+            gone.extend(more);
+        }
+        gone.into_iter().map(|waiting| waiting.answer).collect()
+    }
+
+    pub(super) fn waiting_threads(&self) -> Vec<u32> {
+        let pending = self.fair.iter().flat_map(|fair| &fair.pending);
+        let waiting = self.waiting.iter().chain(pending);
+        waiting.map(|waiting| waiting.request.tid).collect()
+    }
+
+    /// Whether somebody has it here, and waits for it outside without anybody who would tell.
+    pub(super) fn is_left_alone(&self) -> bool {
+        let fair = self.fair.as_ref();
+        fair.is_some_and(|fair| !fair.waits && !fair.pending.is_empty())
+    }
+
+    pub(super) fn anyone_waits(&self) -> bool {
+        !self.waiting.is_empty()
+            || self
+                .fair
+                .as_ref()
+                .is_some_and(|fair| !fair.pending.is_empty())
+    }
+}
