@@ -54,6 +54,7 @@ const fn access(truncate: bool, append: bool, exclusive: bool) -> Access {
         exclusive,
         read: true,
         read_only: false,
+        alone: false,
     }
 }
 

@@ -35,4 +35,5 @@ mod rights;
 mod scale;
 mod semantics;
 mod traps;
+mod turns;
 mod users;

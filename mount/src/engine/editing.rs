@@ -253,6 +253,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         if access.append {
             return edit.draft().is_some();
         }
+        if access.alone {
+            return !access.truncate;
+        }
         // Who truncates what it edits itself starts something new; its forks do as it would.
         !access.truncate || (!edit.is_edited_by(process) && self.sees_edit(process, edit))
     }

@@ -30,6 +30,8 @@ pub struct Access {
     pub read: bool,
     /// Neither O_WRONLY nor O_RDWR.
     pub read_only: bool,
+    /// No draft of the caller's own, or of an ancestor's, is joined.
+    pub alone: bool,
 }
 
 /// What is to be done with an open.
@@ -178,7 +180,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         access: Access,
     ) -> Option<Arc<Draft<D>>> {
         let drafts = self.slots().drafts(slot).to_vec();
-        let process = process?;
+        let process = process.filter(|_| !access.alone)?;
         let edits = !access.truncate && !access.exclusive && !access.append;
         drafts.into_iter().rev().find(|draft| {
             if draft.phase() != Phase::Private || draft.poisoned().is_some() {

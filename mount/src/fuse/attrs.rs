@@ -20,6 +20,7 @@ use super::attr;
 use super::errno::stale;
 use super::fs::Fs;
 use super::handles::Target;
+use super::opening::access;
 use super::outside::{NUMBER, RESERVED};
 use super::tree::{Reach, path_of};
 use crate::engine::draft::{Draft, Phase};
@@ -215,7 +216,7 @@ impl Fs {
         let place = self.tree.place_of(node)?;
         let stat = attr::of_name(&*place.dir, place.name())?;
         let writes = OFlags::RDWR;
-        match self.plan_existing(caller, node, &place, &stat, writes)? {
+        match self.plan_existing(caller, node, &place, &stat, access(writes))? {
             Plan::Edit(edit) => {
                 self.engine.promise_edit(&edit);
                 return Ok(Some(edit));
@@ -358,7 +359,7 @@ impl Fs {
         change: impl Fn() -> Result<(), Errno>,
     ) -> io::Result<()> {
         if name.as_bytes().starts_with(RESERVED.as_bytes()) {
-            return Err(io::ErrorKind::PermissionDenied.into());
+            return Err(io::Error::from_raw_os_error(libc::EPERM));
         }
         if !name.as_bytes().starts_with(b"system.posix_acl_") {
             return Ok(change()?);

@@ -57,6 +57,7 @@ pub fn access(flags: OFlags) -> Access {
         exclusive: flags.contains(OFlags::EXCL),
         read: mode == OFlags::RDWR,
         read_only: mode.is_empty(),
+        alone: false,
     }
 }
 
@@ -263,7 +264,12 @@ impl Fs {
         if !self.may_write(caller, place) {
             return Some(Err(io::ErrorKind::PermissionDenied.into()));
         }
-        let plan = match self.plan_existing(caller, node, place, &stat, flags) {
+        // The draft that is not wanted any more may still be there.
+        let wanted = Access {
+            alone: true,
+            ..access(flags)
+        };
+        let plan = match self.plan_existing(caller, node, place, &stat, wanted) {
             Ok(plan) => plan,
             Err(error) => return Some(Err(error)),
         };
@@ -369,7 +375,7 @@ impl Fs {
             }
             other => other?,
         };
-        match self.plan_existing(caller, node, &place, &stat, flags)? {
+        match self.plan_existing(caller, node, &place, &stat, access(flags))? {
             Plan::InPlace => self
                 .open_in_place(node, flags)
                 .map(|file| self.version_handle(caller, node, file, flags)),
@@ -427,7 +433,7 @@ impl Fs {
         node: u64,
         place: &Place<SystemDisk>,
         stat: &Statx,
-        flags: OFlags,
+        wanted: Access,
     ) -> io::Result<Plan<SystemDisk>> {
         let parent = self.tree.nodes().get(node).map_or(ROOT, |node| node.parent);
         let path = self.tree.path(parent, place.name());
@@ -437,8 +443,7 @@ impl Fs {
             dir: attr::stat(&attr::of_file(&*place.dir)?),
             flagged: attr::flagged(stat),
         };
-        self.engine
-            .plan_existing(caller, place, &existing, access(flags))
+        self.engine.plan_existing(caller, place, &existing, wanted)
     }
 
     /// Opens a file that has no name any more, through a handle that is still open.
@@ -606,7 +611,7 @@ impl Fs {
         let plan = if access(flags).read_only {
             Plan::InPlace
         } else {
-            self.plan_existing(caller, node, place, stat, flags)?
+            self.plan_existing(caller, node, place, stat, access(flags))?
         };
         let opened = match plan {
             Plan::InPlace => {

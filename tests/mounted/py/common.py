@@ -80,6 +80,27 @@ def fails(number, function, *arguments, **keywords):
     raise AssertionError(f"{function.__name__}{arguments} did not fail with {errno.errorcode[number]}")
 
 
+def until(condition, what="it is so", seconds=20):
+    """Waits until the condition holds."""
+    deadline = time.time() + seconds
+    while not condition():
+        if time.time() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.005)
+
+
+def status():
+    """What the mount says of itself."""
+    with open(os.path.join(SAFE, ".polystore/status.json")) as f:
+        return json.load(f)
+
+
+def waiters(path):
+    """How many wait for their turn at this file, by its path in the mount."""
+    locks = [lock for lock in status()["locks"] if lock["path"] == path]
+    return sum(len(lock["waiters"]) for lock in locks)
+
+
 class Peer:
     """Another process that does what it is told, for steps in a fixed order.
 

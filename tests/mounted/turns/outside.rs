@@ -1,0 +1,163 @@
+//! The turn is one lock, whoever takes it and from where.
+
+use crate::harness::{Mounted, Who, mount_only};
+use std::time::Duration;
+
+/// Every way to have the turn at `x.json` or `y.lock`. Each is a peer's code to take it; `release` gives it up.
+const WAYS: &str = r#"
+def ways(name, lock, other):
+    """(what it is, how it takes the turn, waiting or not)"""
+    def shell(path):
+        return f"f = os.open({path!r}, os.O_RDONLY | os.O_CREAT); fcntl.flock(f, fcntl.LOCK_EX)"
+    def opened(path):
+        return f"f = os.open({path!r}, os.O_RDWR)"
+    return [
+        ("open in the mount", opened(f"{SAFE}/{name}")),
+        ("flock in the mount", shell(f"{SAFE}/{lock}")),
+        ("flock in the data", shell(f"{DATA}/{lock}")),
+        ("open in another mount", opened(f"{other}/{name}")),
+        ("flock in another mount", shell(f"{other}/{lock}")),
+    ]
+"#;
+
+/// A second mount of the same directory, unmounted when this is dropped.
+struct Other<'a>(&'a Mounted, String);
+
+impl Other<'_> {
+    fn of(m: &Mounted) -> Other<'_> {
+        let place = m.tmp().join("other");
+        let place = place.to_string_lossy().into_owned();
+        let data = m.data().to_string_lossy().into_owned();
+        m.polystore(&["mount", "--daemon", &data, &place]).ok();
+        Other(m, place)
+    }
+}
+
+impl Drop for Other<'_> {
+    fn drop(&mut self) {
+        self.0.polystore(&["unmount", &self.1]);
+    }
+}
+
+mount_only!(
+    /// All pairs of ways exclude each other.
+    all_ways_exclude_each_other,
+    |m| {
+        let other = Other::of(m);
+        let script = format!("OTHER = {:?}\n", other.1)
+            + WAYS
+            + r#"
+write("x.json", "{}")
+write("y.lock", "")
+# Once, so that there is a lock file.
+open("x.json", "r+").close()
+for name, lock in (("x.json", "x.json.lock"), ("y.lock", "y.lock")):
+    all_ways = ways(name, lock, OTHER)
+    for first, take in all_ways:
+        for second, take_too in all_ways:
+            one, two = peers(2)
+            one(take)
+            two.ask(take_too)
+            assert two.waits(0.12), f"{name}: {first} and {second} have it both"
+            one("os.close(f)")
+            until(lambda: not two.waits(0), f"{name}: {second} after {first}", 10)
+            two.answer()
+            one.kill(); two.kill()
+"#;
+        m.py_within(Duration::from_secs(120), &script);
+    }
+);
+
+mount_only!(
+    /// The library beside the mount, and in it.
+    the_library_takes_turns_with_the_mount,
+    |m| {
+        use polystore::{JsonOptions, LockOptions, atomic_update_json, file_lock};
+        let data = m.data().to_owned();
+        m.py(r#"write("counter.json", '{"n": 0}'); open("counter.json", "r+").close()"#);
+        let counter = data.join("counter.json");
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+        let library = {
+            let stop = stop.clone();
+            std::thread::spawn(move || {
+                while stop.load(std::sync::atomic::Ordering::Acquire) == 0 {
+                    let options = JsonOptions::new();
+                    let update = |value: Option<serde_json::Value>| {
+                        let mut value = value.expect("a document");
+                        value["library"] = (value["library"].as_u64().unwrap_or(0) + 1).into();
+                        Ok::<_, std::convert::Infallible>(value)
+                    };
+                    atomic_update_json(&counter, &options, update).expect("an update");
+                }
+            })
+        };
+        m.py(r#"
+def job(line):
+    for _ in range(50):
+        with open("counter.json", "r+") as f:
+            value = json.load(f)
+            value["n"] += 1
+            f.seek(0); json.dump(value, f); f.truncate()
+workers = [Worker(job) for _ in range(4)]
+for worker in workers:
+    worker.done()
+equal(json.loads(read("counter.json"))["n"], 200)
+"#);
+        stop.store(1, std::sync::atomic::Ordering::Release);
+        library.join().expect("the library's thread");
+        let text = std::fs::read_to_string(data.join("counter.json")).expect("the document");
+        let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert!(value["library"].as_u64() > Some(0), "the library had no turn");
+        m.sh(": > job.lock");
+        // While the library has the lock, who opens waits.
+        let held = file_lock(data.join("job.lock"), &LockOptions::new()).expect("the lock");
+        m.py(r#"fails(errno.EAGAIN, os.open, "job.lock", os.O_WRONLY | os.O_NONBLOCK)"#);
+        drop(held);
+        m.py(r#"os.close(os.open("job.lock", os.O_WRONLY | os.O_NONBLOCK))"#);
+    }
+);
+
+mount_only!(
+    /// A writer that locks for itself has its lock outside, too; another mount's openers wait for that.
+    own_protocols_are_seen_outside,
+    |m| {
+        let other = Other::of(m);
+        let script = format!("OTHER = {:?}\n", other.1)
+            + r#"
+one, two, three, four = peers(4)
+one('f = os.open("x.lock", os.O_RDWR | os.O_CREAT); fcntl.flock(f, fcntl.LOCK_EX)')
+# In this mount the lock settles it ...
+two('f = os.open("x.lock", os.O_RDWR)')
+fails(errno.EAGAIN, two, 'fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)')
+# ... outside, its holder is one like others.
+fails(errno.EAGAIN, three, f'g = os.open("{DATA}/x.lock", os.O_RDONLY); fcntl.flock(g, fcntl.LOCK_EX | fcntl.LOCK_NB)')
+four.ask(f'f = os.open("{OTHER}/x.lock", os.O_RDWR)')
+assert four.waits()
+one('os.close(f)')
+two('os.close(f)')
+four.answer()
+"#;
+        m.py(&script);
+    }
+);
+
+mount_only!(
+    /// A lock file that is removed or replaced while somebody waits: whoever comes next takes turns at the new one.
+    lock_files_may_go,
+    |m| {
+        let _ = Who::Root;
+        m.py(r#"
+one, two, three = peers(3)
+one('f = open("job.lock", "w")')
+two.ask('f = os.open("job.lock", os.O_WRONLY | os.O_CREAT)')
+assert two.waits()
+os.unlink("job.lock")
+three('f = os.open("job.lock", os.O_WRONLY | os.O_CREAT)')
+one('f.close()')
+until(lambda: os.path.exists("job.lock"), "there is a new one")
+assert two.waits(), "two hold one lock file"
+three('os.close(f)')
+two.answer()
+"#);
+    }
+);
