@@ -737,7 +737,11 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             _ => match self.publish_edit(edit) {
                 Ok(_) => return false,
                 Err(error) => {
-                    log::error!("{}: cannot be published: {error}", edit.path.display());
+                    self.ledger.note(
+                        &edit.path,
+                        draft.uid,
+                        format_args!("cannot be published: {error}"),
+                    );
                     Some(Reason::Unpublishable)
                 }
             },
@@ -802,8 +806,11 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             .open(&place.dir, name, false)
             .and_then(|file| salvage.link(&file, what));
         if let Err(error) = kept {
-            let path = what.path.as_deref().unwrap_or(Path::new("?")).display();
-            log::error!("{path}: replaced version not kept: {error}");
+            self.ledger.note(
+                what.path.as_deref().unwrap_or(Path::new("?")),
+                what.uid.unwrap_or(self.settings.uid),
+                format_args!("replaced version not kept: {error}"),
+            );
         }
     }
 

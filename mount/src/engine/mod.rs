@@ -10,6 +10,7 @@
 
 pub mod draft;
 pub mod editing;
+pub mod ledger;
 pub mod locks;
 pub mod naming;
 pub mod opening;
@@ -29,6 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use polystore::Durability;
 use polystore::disk::{Disk, FileId};
 
+use ledger::Ledger;
 use policy::{Direct, Turns};
 use process::{Process, Processes};
 use salvage::Salvage;
@@ -67,6 +69,8 @@ pub struct Engine<D: Disk, P: Processes> {
     pub session: Option<Session<D>>,
     /// Where dropped drafts are kept; `None` if switched off or impossible.
     pub salvage: Option<Salvage<D>>,
+    /// What has happened.
+    pub ledger: Ledger,
     slots: Mutex<Slots<D>>,
     appenders: Mutex<OpenCounts>,
     writers: Mutex<OpenCounts>,
@@ -89,6 +93,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             settings,
             session,
             salvage,
+            ledger: Ledger::default(),
             slots: Mutex::default(),
             appenders: Mutex::default(),
             writers: Mutex::default(),

@@ -187,7 +187,11 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             }
             Phase::Private => {
                 if let Err(error) = self.publish(draft, &draft.place) {
-                    log::error!("{}: cannot be published: {error}", draft.path.display());
+                    self.ledger.note(
+                        &draft.path,
+                        draft.uid,
+                        format_args!("cannot be published: {error}"),
+                    );
                     self.discard(draft, Some(Reason::Unpublishable));
                 }
             }
@@ -231,6 +235,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             }
         }
         *draft.name() = StagedName::Settled;
+        self.ledger.counters.published.one();
         let overtaken = {
             let mut slots = self.slots();
             slots.remove(draft);
@@ -252,9 +257,10 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             && let Err(error) = self.disk.sync_dir(&to.dir)
         {
             // It is published, and nobody waits any more who could be told.
-            log::error!(
-                "{}: its directory was not synced: {error}",
-                draft.path.display()
+            self.ledger.note(
+                &draft.path,
+                draft.uid,
+                format_args!("its directory was not synced: {error}"),
             );
         }
         Ok(())
@@ -343,6 +349,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             slots.remove(draft);
             draft.set_phase(Phase::Gone);
         }
+        self.ledger.counters.discarded.one();
         if let Some(reason) = reason
             && !self.keep(draft, reason)
         {
@@ -378,8 +385,14 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             other => other,
         };
         if let Err(error) = &kept {
-            let path = draft.path.display();
-            log::error!("{path}: draft could not be salvaged: {error}");
+            self.ledger.note(
+                &draft.path,
+                draft.uid,
+                format_args!("draft could not be salvaged: {error}"),
+            );
+        }
+        if kept.is_ok() {
+            self.ledger.counters.salvaged.one();
         }
         kept.is_ok()
     }

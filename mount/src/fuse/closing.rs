@@ -204,12 +204,16 @@ impl Fs {
                 drop(turn);
             }
         };
-        let publish = locked && editor.written().is_some();
+        let (publish, user) = (locked && editor.written().is_some(), handle.user.uid);
         let settle = self.engine.detach_edit(editor);
         if publish && !settle {
             return self.settling(edit.clone(), move |fs, edit| {
                 if let Err(error) = fs.publish_at_unlock(edit) {
-                    log::error!("{}: cannot be published: {error}", edit.path.display());
+                    fs.engine.ledger.note(
+                        &edit.path,
+                        user,
+                        format_args!("cannot be published: {error}"),
+                    );
                 }
                 unlock();
             });

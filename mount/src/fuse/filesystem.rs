@@ -659,6 +659,7 @@ impl Filesystem for Adapter {
             typ,
             pid,
             tid: request.pid(),
+            uid: request.uid(),
         };
         match self.0.getlk(asked) {
             Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
@@ -695,6 +696,7 @@ impl Filesystem for Adapter {
             typ,
             pid,
             tid: request.pid(),
+            uid: request.uid(),
         };
         self.0.setlk(asked, sleep, reply);
     }

@@ -53,6 +53,8 @@ pub struct Asked {
     pub pid: u32,
     /// Thread that asks.
     pub tid: u32,
+    /// Its user.
+    pub uid: u32,
 }
 
 impl Asked {
@@ -87,6 +89,7 @@ impl Asked {
             kind,
             pid: self.pid,
             tid: self.tid,
+            uid: self.uid,
             handle: self.handle,
             terms: Terms::default(),
         })
@@ -259,11 +262,16 @@ impl Fs {
         let Some(edit) = handle.editor().map(|editor| editor.edit.clone()) else {
             return unlock();
         };
+        let user = handle.user.uid;
         if edit.draft().is_some() {
             return self.settling(edit, move |fs, edit| {
-                // What cannot be published is told to close.
+                // What cannot be published is told to close, if it still can be.
                 if let Err(error) = fs.publish_at_unlock(edit) {
-                    log::warn!("{}: not published: {error}", edit.path.display());
+                    fs.engine.ledger.note(
+                        &edit.path,
+                        user,
+                        format_args!("not published at unlock: {error}"),
+                    );
                 }
                 unlock();
             });

@@ -45,6 +45,7 @@ impl World {
             kind,
             pid,
             tid: pid,
+            uid: 0,
             handle: handle.id,
             terms: Terms::default(),
         };

@@ -66,6 +66,8 @@ pub struct Request {
     pub pid: u32,
     /// Thread that asks, to look for its signals.
     pub tid: u32,
+    /// Its user.
+    pub uid: u32,
     /// Handle it came through.
     pub handle: u64,
     /// What matters in fair tables only.
@@ -80,6 +82,8 @@ pub struct Terms {
     /// A lock through a handle that can write: its program runs its own protocol. A turn at the
     /// lock file itself: it is for programs that do.
     pub own_protocol: bool,
+    /// A turn for a request of the control channel: another of the same process waits for it.
+    pub by_request: bool,
     /// A turn that ends where this lock is asked for.
     pub ends_turn: Option<u64>,
     /// As whom the lock file is made where it is missing, and with which permission bits; `None`

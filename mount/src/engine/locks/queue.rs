@@ -266,6 +266,12 @@ impl State {
         gone.into_iter().map(|waiting| waiting.answer).collect()
     }
 
+    /// What is held here, and not yet outside.
+    pub(super) fn pending(&self) -> impl Iterator<Item = Request> {
+        let pending = self.fair.iter().flat_map(|fair| &fair.pending);
+        pending.map(|waiting| waiting.request)
+    }
+
     pub(super) fn waiting_threads(&self) -> Vec<u32> {
         let pending = self.fair.iter().flat_map(|fair| &fair.pending);
         let waiting = self.waiting.iter().chain(pending);

@@ -218,11 +218,19 @@ impl Locks {
         });
     }
 
-    /// Everything held in a fair table ends, whoever holds it. Whether there was any.
-    pub fn break_all(self: &Arc<Self>, table: &Arc<Table>) -> bool {
-        let any = !unpoisoned(&table.state).held.is_empty();
-        self.drop_locks(table, |_| true);
-        any
+    /// Everything held in a fair table ends, whoever holds it. How many were held.
+    pub fn break_all(self: &Arc<Self>, table: &Arc<Table>) -> usize {
+        let mut state = unpoisoned(&table.state);
+        // What waits for the lock outside is not held yet.
+        let pending: Vec<_> = state.pending().collect();
+        let is_pending = |held: &Request| pending.iter().any(|pending| pending.is_of(held));
+        let before = state.held.len();
+        state.held.retain(is_pending);
+        let broken = before - state.held.len();
+        let granted = state.grant();
+        self.go_on(table, state);
+        self.answer_all(granted, Ok(()));
+        broken
     }
 
     /// All fair tables that are in use.
@@ -236,16 +244,9 @@ impl Locks {
             let fair = state.fair.as_ref()?;
             let waiting = fair.pending.iter().chain(&state.waiting);
             let waiting: Vec<_> = waiting.map(|w| (w.request, w.since)).collect();
-            let pending = |held: &Request| {
-                let mut pending = fair.pending.iter().map(|w| &w.request);
-                pending.any(|pending| pending.is_of(held))
-            };
-            let held: Vec<_> = state
-                .held
-                .iter()
-                .filter(|held| !pending(held))
-                .copied()
-                .collect();
+            let is_pending = |held: &&Request| state.pending().any(|other| other.is_of(held));
+            let held = state.held.iter().filter(|held| !is_pending(held));
+            let held: Vec<_> = held.copied().collect();
             (!held.is_empty() || !waiting.is_empty()).then_some(Seen {
                 slot,
                 number: fair.number,
@@ -458,6 +459,7 @@ mod tests {
             kind,
             pid: owner as u32,
             tid: owner as u32,
+            uid: 0,
             handle: owner,
             terms: Terms::default(),
         }

@@ -1,0 +1,141 @@
+//! What is written and read through one handle of the control channel.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fuser::{Errno, ReplyWrite};
+
+use super::super::fs::Fs;
+use super::documents::Transaction;
+use crate::control::{Code, ControlError, Framer, error_line, parse_request};
+use crate::engine::process::Caller;
+
+#[derive(Default)]
+struct State {
+    framer: Framer,
+    /// Whether a request is in progress.
+    busy: bool,
+    reply: Vec<u8>,
+    /// The file offset that the reply's first byte is read from.
+    base: Option<u64>,
+    transaction: Option<Transaction>,
+}
+
+/// One handle's requests and replies.
+#[derive(Default)]
+pub struct Conversation(Mutex<State>);
+
+/// What came of a request: the line that replies, or why it failed.
+pub type Outcome = Result<Vec<u8>, ControlError>;
+
+impl Conversation {
+    /// One that has something to read.
+    pub fn with_reply(reply: Vec<u8>) -> Conversation {
+        Conversation(Mutex::new(State {
+            reply,
+            ..State::default()
+        }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each change of it is complete by itself.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what was written. A request that is whole is in progress from now on.
+    fn push(&self, data: &[u8]) -> Result<Option<Vec<u8>>, ControlError> {
+        let mut state = self.state();
+        if state.busy {
+            let text = "another request of this handle is in progress";
+            return Err(ControlError::new(Code::Busy, text));
+        }
+        let pushed = state.framer.push(data);
+        if let Err(error) = &pushed {
+            state.reply = error_line(error);
+            state.base = None;
+        }
+        state.busy = matches!(pushed, Ok(Some(_)));
+        pushed
+    }
+
+    fn finish(&self, reply: Vec<u8>) {
+        let mut state = self.state();
+        state.busy = false;
+        state.reply = reply;
+        state.base = None;
+    }
+
+    /// Up to `size` bytes of the reply, of which the first is read from wherever the descriptor stands
+    /// when it is read first.
+    pub fn read(&self, offset: u64, size: u32) -> Vec<u8> {
+        let mut state = self.state();
+        let base = state.base.filter(|base| *base <= offset).unwrap_or(offset);
+        state.base = Some(base);
+        let start = usize::try_from(offset - base).unwrap_or(usize::MAX);
+        let rest = state.reply.get(start..).unwrap_or_default();
+        rest[..rest.len().min(size as usize)].to_vec()
+    }
+
+    /// Whether a request has begun that is not whole.
+    pub fn is_unfinished(&self) -> bool {
+        self.state().framer.has_begun()
+    }
+
+    /// Takes the transaction out.
+    pub fn take_transaction(&self) -> Option<Transaction> {
+        self.state().transaction.take()
+    }
+
+    /// Whether there is a transaction.
+    pub fn has_transaction(&self) -> bool {
+        self.state().transaction.is_some()
+    }
+
+    /// Begins, or goes on with, a transaction.
+    pub fn keep_transaction(&self, transaction: Transaction) {
+        self.state().transaction = Some(transaction);
+    }
+}
+
+impl Fs {
+    /// Takes what was written through handle `id`, and executes the request that it completes.
+    pub fn write_channel(self: &Arc<Self>, caller: Caller, id: u64, data: &[u8], reply: ReplyWrite) {
+        let len = data.len() as u32;
+        let fail = |reply: ReplyWrite, error: &ControlError| {
+            reply.error(Errno::from_i32(error.code.errno()));
+        };
+        let conversation = match self.channel.get(id) {
+            Ok(conversation) => conversation,
+            Err(error) => return fail(reply, &error.into()),
+        };
+        let text = match conversation.push(data) {
+            Ok(Some(text)) => text,
+            Ok(None) => return reply.written(len),
+            Err(error) => return fail(reply, &error),
+        };
+        let done = {
+            let conversation = conversation.clone();
+            move |outcome: Outcome| match outcome {
+                Ok(line) => {
+                    conversation.finish(line);
+                    reply.written(len);
+                }
+                Err(error) => {
+                    conversation.finish(error_line(&error));
+                    fail(reply, &error);
+                }
+            }
+        };
+        let Some(in_progress) = self.channel.begin() else {
+            let text = "too many requests are waiting";
+            return done(Err(ControlError::new(Code::Busy, text)));
+        };
+        let done = Box::new(move |outcome| {
+            drop(in_progress);
+            done(outcome);
+        });
+        match parse_request(&text) {
+            Ok(request) => self.execute(caller, conversation, request, done),
+            Err(error) => done(Err(error)),
+        }
+    }
+}

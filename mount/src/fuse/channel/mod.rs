@@ -1,0 +1,200 @@
+//! The control channel: `.polystore/control.json` and `status.json` in the root of the mount.
+//!
+//! Both are files of the mount only, with nodes of their own that no file of the data can have.
+//! `CONTROL.md` says what is asked and answered; [`crate::control`] reads and writes that.
+//!
+//! Invariants:
+//! 1. A handle has one request in progress at most; what comes meanwhile is refused.
+//! 2. Nothing that waits for a turn holds a thread.
+
+mod conversation;
+mod documents;
+mod report;
+mod requests;
+mod resolve;
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use fuser::{FileAttr, FileType, FopenFlags, INodeNo};
+use rustix::fs::OFlags;
+
+use super::fs::{Entry, Fs};
+use super::nodes::ROOT;
+use super::opening::Opened;
+use crate::control::{CONTROL_DIR, CONTROL_FILE, STATUS_FILE};
+use crate::engine::process::Caller;
+
+pub use conversation::Conversation;
+
+/// The numbers of the nodes: the last ones, which no file system gives to a file and no count reaches.
+const DIRECTORY: u64 = u64::MAX - 2;
+const CONTROL: u64 = u64::MAX - 3;
+const STATUS: u64 = u64::MAX - 4;
+
+/// What is known of them does not change.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// How many requests may be in progress.
+const MOST_REQUESTS: usize = 8192;
+
+/// Whether `node` is one of the channel's.
+pub fn is_channel(node: u64) -> bool {
+    (STATUS..=DIRECTORY).contains(&node)
+}
+
+/// The open handles of the channel.
+pub struct Channel {
+    handles: Mutex<HashMap<u64, Arc<Conversation>>>,
+    next: AtomicU64,
+    requests: Arc<AtomicUsize>,
+    /// Held while a big document is in memory.
+    big: Mutex<()>,
+    made: SystemTime,
+}
+
+impl Default for Channel {
+    fn default() -> Channel {
+        Channel {
+            handles: Mutex::default(),
+            next: AtomicU64::new(1),
+            requests: Arc::default(),
+            big: Mutex::default(),
+            made: SystemTime::now(),
+        }
+    }
+}
+
+/// A request in progress.
+struct InProgress(Arc<AtomicUsize>);
+
+impl Drop for InProgress {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Channel {
+    fn handles(&self) -> MutexGuard<'_, HashMap<u64, Arc<Conversation>>> {
+        // Entries are set and removed in single steps.
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self) -> Option<InProgress> {
+        let free = |count| (count < MOST_REQUESTS).then_some(count + 1);
+        let begun = self.requests.fetch_update(Ordering::AcqRel, Ordering::Acquire, free);
+        begun.ok().map(|_| InProgress(self.requests.clone()))
+    }
+
+    fn add(&self, conversation: Conversation) -> u64 {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.handles().insert(id, Arc::new(conversation));
+        id
+    }
+
+    /// The conversation through handle `id`.
+    pub fn get(&self, id: u64) -> io::Result<Arc<Conversation>> {
+        let found = self.handles().get(&id).cloned();
+        found.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
+    }
+
+    /// Handle `id` was released: a transaction that it has is aborted.
+    pub fn release(&self, id: u64) {
+        let gone = self.handles().remove(&id);
+        drop(gone); // Outside the lock: others may get their turn by it.
+    }
+}
+
+impl Fs {
+    /// The node of the channel that `name` in `parent` stands for.
+    pub fn channel_node(&self, parent: u64, name: &OsStr) -> Option<u64> {
+        let name = name.as_bytes();
+        match parent {
+            ROOT if name == CONTROL_DIR.as_bytes() => Some(DIRECTORY),
+            DIRECTORY if name == CONTROL_FILE.as_bytes() => Some(CONTROL),
+            DIRECTORY if name == STATUS_FILE.as_bytes() => Some(STATUS),
+            _ => None,
+        }
+    }
+
+    /// The same, as the kernel is told of it.
+    ///
+    /// # Errors
+    /// ENOENT for another name in the channel's directory.
+    pub fn channel_entry(&self, parent: u64, name: &OsStr) -> Option<io::Result<Entry>> {
+        let Some(node) = self.channel_node(parent, name) else {
+            return is_channel(parent).then(|| Err(io::ErrorKind::NotFound.into()));
+        };
+        Some(Ok(Entry {
+            attr: self.channel_attr(node),
+            attr_ttl: REMEMBERED,
+            entry_ttl: REMEMBERED,
+        }))
+    }
+
+    /// What is known of a node of the channel.
+    pub fn channel_attr(&self, node: u64) -> FileAttr {
+        let (kind, perm, nlink) = match node {
+            DIRECTORY => (FileType::Directory, 0o555, 2),
+            STATUS => (FileType::RegularFile, 0o444, 1),
+            _ => (FileType::RegularFile, 0o666, 1),
+        };
+        let made = self.channel.made;
+        FileAttr {
+            ino: INodeNo(node),
+            size: 0,
+            blocks: 0,
+            atime: made,
+            mtime: made,
+            ctime: made,
+            crtime: made,
+            kind,
+            perm,
+            nlink,
+            uid: self.uid,
+            gid: self.gid,
+            rdev: 0,
+            blksize: 4096,
+            flags: 0,
+        }
+    }
+
+    /// The names in the channel's directory from `offset` on, each with its node, its type and the offset after it.
+    pub fn channel_names(offset: u64) -> impl Iterator<Item = (&'static str, u64, FileType, u64)> {
+        let names = [
+            (".", DIRECTORY, FileType::Directory),
+            ("..", ROOT, FileType::Directory),
+            (CONTROL_FILE, CONTROL, FileType::RegularFile),
+            (STATUS_FILE, STATUS, FileType::RegularFile),
+        ];
+        let numbered = (1..).zip(names);
+        numbered
+            .map(|(next, (name, node, kind))| (name, node, kind, next))
+            .skip(usize::try_from(offset).unwrap_or(usize::MAX))
+    }
+
+    /// Opens a node of the channel.
+    ///
+    /// # Errors
+    /// EISDIR, EACCES as for any file; those of making the report.
+    pub fn open_channel(self: &Arc<Self>, caller: Caller, node: u64, flags: i32) -> io::Result<Opened> {
+        let flags = OFlags::from_bits_retain(flags as u32);
+        let writes = flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC);
+        let conversation = match node {
+            DIRECTORY if writes => return Err(io::ErrorKind::IsADirectory.into()),
+            DIRECTORY => Conversation::default(),
+            STATUS if writes => return Err(io::ErrorKind::PermissionDenied.into()),
+            STATUS => Conversation::with_reply(self.status_line(caller)?),
+            _ => Conversation::default(),
+        };
+        Ok(Opened {
+            handle: self.channel.add(conversation),
+            flags: FopenFlags::FOPEN_DIRECT_IO,
+        })
+    }
+}

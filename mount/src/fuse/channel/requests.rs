@@ -1,0 +1,153 @@
+//! Requests and who does what they ask.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::super::fs::Fs;
+use super::conversation::{Conversation, Outcome};
+use crate::control::{
+    BreakReply, Code, ControlError, ControlPath, DoneReply, PublishReply, Request, reply_line,
+};
+use crate::engine::locks::Wait;
+use crate::engine::order::Claim;
+use crate::engine::process::Caller;
+
+/// Replies, whatever came of the request.
+pub type Done = Box<dyn FnOnce(Outcome) + Send>;
+
+/// A reply as a line.
+pub fn line<T: Serialize>(reply: Result<T, ControlError>) -> Outcome {
+    reply.and_then(|reply| reply_line(&reply))
+}
+
+pub fn wait(timeout: Duration) -> Wait {
+    match timeout.is_zero() {
+        true => Wait::No,
+        false => Wait::Until(Instant::now() + timeout),
+    }
+}
+
+impl Fs {
+    /// Whether `caller` may see and do everything.
+    pub fn owns_mount(&self, caller: Caller) -> bool {
+        caller.uid == 0 || caller.uid == self.uid
+    }
+
+    fn must_own_mount(&self, caller: Caller) -> Result<(), ControlError> {
+        let text = "only the owner of the mount may do that";
+        let error = || ControlError::new(Code::NotPermitted, text);
+        self.owns_mount(caller).then_some(()).ok_or_else(error)
+    }
+
+    /// Does what `request` asks; `done` is told what came of it, at once or later.
+    pub fn execute(
+        self: &Arc<Self>,
+        caller: Caller,
+        conversation: Arc<Conversation>,
+        request: Request,
+        done: Done,
+    ) {
+        match request {
+            Request::Update { .. } | Request::Begin { .. } => {
+                self.aside(move |fs| fs.begin_document(caller, conversation, request, done));
+            }
+            Request::Commit { change, returns } => {
+                self.commit(caller, conversation, change, returns, done);
+            }
+            Request::Abort => {
+                let aborted = conversation.take_transaction().ok_or_else(no_transaction);
+                done(line(aborted.map(|_| DoneReply {})));
+            }
+            Request::Publish { path } => self.aside(move |fs| fs.publish_asked(caller, path, done)),
+            Request::Break { path } => {
+                self.aside(move |fs| done(line(fs.break_locks(caller, &path))));
+            }
+            Request::Locks
+            | Request::Drafts
+            | Request::Failures
+            | Request::Salvage
+            | Request::Stats
+            | Request::Status => {
+                self.aside(move |fs| {
+                    let allowed = match request {
+                        Request::Salvage => fs.must_own_mount(caller),
+                        _ => Ok(()),
+                    };
+                    done(allowed.and_then(|()| fs.report(caller, &request)));
+                });
+            }
+        }
+    }
+
+    fn break_locks(
+        self: &Arc<Self>,
+        caller: Caller,
+        path: &ControlPath,
+    ) -> Result<BreakReply, ControlError> {
+        self.must_own_mount(caller)?;
+        let target = self.resolve(caller, path)?;
+        let ask = self.ask_at(&target, None);
+        let table = self.locks.existing(&ask.slot);
+        let broken = table.map_or(0, |table| self.locks.break_all(&table));
+        if broken > 0 {
+            log::warn!("{path}: {broken} locks broken by user {}", caller.uid);
+        }
+        Ok(BreakReply {
+            broken: broken as u64,
+        })
+    }
+
+    fn publish_asked(self: &Arc<Self>, caller: Caller, path: ControlPath, done: Done) {
+        let target = match self.resolve(caller, &path) {
+            Ok(target) => target,
+            Err(error) => return done(Err(error)),
+        };
+        if let Some(edit) = self.engine.edit_at(&target.place.slot)
+            && let Some(draft) = edit.draft()
+        {
+            if !self.owns_mount(caller) && draft.uid != caller.uid {
+                return done(Err(not_yours(&path)));
+            }
+            return self.settling(edit, move |fs, edit| {
+                let published = fs.publish_at_unlock(edit);
+                fs.forget_content_of(edit);
+                done(line(published_reply(published, &path)));
+            });
+        }
+        let claim = Claim::change(target.place.slot.clone());
+        self.queue(claim, move |fs| {
+            let drafts = fs.engine.written_drafts_at(&target.place.slot);
+            let may = |uid| fs.owns_mount(caller) || uid == caller.uid;
+            let Some(draft) = drafts.iter().rev().find(|draft| may(draft.uid)) else {
+                return done(Err(match drafts.is_empty() {
+                    true => ControlError::new(Code::NoEntry, format!("{path}: it has no draft")),
+                    false => not_yours(&path),
+                }));
+            };
+            let published = fs.publish_draft_now(draft);
+            done(line(published_reply(published, &path)));
+        });
+    }
+}
+
+fn published_reply(
+    published: std::io::Result<()>,
+    path: &ControlPath,
+) -> Result<PublishReply, ControlError> {
+    match published {
+        Ok(()) => Ok(PublishReply { published: true }),
+        Err(error) => Err(ControlError::from(error).about(path)),
+    }
+}
+
+fn not_yours(path: &ControlPath) -> ControlError {
+    let text = format!("{path}: its draft is another user's");
+    ControlError::new(Code::NotPermitted, text)
+}
+
+/// The handle has no transaction.
+pub fn no_transaction() -> ControlError {
+    ControlError::new(Code::NoTransaction, "no transaction has begun")
+}
