@@ -2,8 +2,10 @@
 //! files in one step.
 //!
 //! [`engine`] decides what opens and closes mean and publishes versions; [`fuse`]
-//! brings the kernel's requests to it.
+//! brings the kernel's requests to it. [`control`] is the language of the files by which programs
+//! talk to a mount.
 
+pub mod control;
 pub mod engine;
 #[cfg(target_os = "linux")]
 pub mod fuse;
