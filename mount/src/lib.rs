@@ -11,6 +11,7 @@ pub mod engine;
 pub mod fuse;
 #[cfg(target_os = "linux")]
 mod pool;
+pub mod time;
 
 #[cfg(target_os = "linux")]
 pub use fuse::{MountError, MountOptions, Mounted, mount};

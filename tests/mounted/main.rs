@@ -20,6 +20,7 @@ mod harness;
 mod acls;
 mod attributes;
 mod cli;
+mod control;
 mod data;
 mod drafts;
 mod edits;

@@ -1,12 +1,14 @@
-//! The examples of `mount/SEMANTICS.md`, run as they stand there.
+//! The examples of `mount/SEMANTICS.md` and `mount/CONTROL.md`, run as they stand there.
 //!
 //! A block marked `console` is a session: what stands behind `$ ` is given to one
-//! bash, line by line, in a directory of its own in the mount; what it prints, errors too, must
-//! be the other lines of the block.
+//! bash, line by line, in a directory of its own in the mount (those of CONTROL.md in its root); what
+//! it prints, errors too, must be the other lines of the block.
 
-use crate::harness::mount_only;
+use crate::harness::{Mounted, mount_only};
 
 const SEMANTICS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/SEMANTICS.md"));
+
+const CONTROL: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/CONTROL.md"));
 
 struct Example {
     line: usize,
@@ -39,22 +41,36 @@ fn examples(document: &str) -> Vec<Example> {
     examples
 }
 
+/// Runs the examples of `document`, each below the directory that `place` names.
+fn try_examples(m: &Mounted, name: &str, document: &str, place: impl Fn(usize) -> String) {
+    for example in examples(document) {
+        let script = m.tmp().join(format!("example-{}.sh", example.line));
+        std::fs::write(&script, &example.commands).expect("the script");
+        let printed = m.sh(&format!(
+            "{}; LC_ALL=C.UTF-8 LANGUAGE=en bash {} 2>&1 || :",
+            place(example.line),
+            script.display()
+        ));
+        let line = example.line;
+        assert_eq!(printed, example.printed, "{name}, example in line {line}");
+    }
+}
+
 mount_only!(
     /// Every example prints what the document says.
     the_examples_are_true,
     |m| {
-        let examples = examples(SEMANTICS);
-        assert!(examples.len() >= 8, "the document has lost its examples");
-        for example in examples {
-            let script = m.tmp().join(format!("example-{}.sh", example.line));
-            std::fs::write(&script, &example.commands).expect("the script");
-            let dir = format!("line-{}", example.line);
-            let printed = m.sh(&format!(
-                "mkdir {dir}; cd {dir}; LC_ALL=C.UTF-8 LANGUAGE=en bash {} 2>&1 || :",
-                script.display()
-            ));
-            let line = example.line;
-            assert_eq!(printed, example.printed, "SEMANTICS.md, example in line {line}");
-        }
+        assert!(examples(SEMANTICS).len() >= 8, "the document has lost its examples");
+        let fresh = |line| format!("mkdir line-{line}; cd line-{line}");
+        try_examples(m, "SEMANTICS.md", SEMANTICS, fresh);
+    }
+);
+
+mount_only!(
+    /// Those of the control channel, too.
+    the_examples_of_the_control_channel_are_true,
+    |m| {
+        assert!(!examples(CONTROL).is_empty(), "the document has lost its examples");
+        try_examples(m, "CONTROL.md", CONTROL, |_| ":".to_owned());
     }
 );

@@ -232,7 +232,13 @@ impl From<io::Error> for ControlError {
             Some(number) => Code::from_errno(number),
             None => of_kind(error.kind()),
         };
-        ControlError::new(code, error.to_string())
+        // The number that the standard library puts behind the text is told by the code.
+        let text = error.to_string();
+        let text = match text.rfind(" (os error ") {
+            Some(at) if text.ends_with(')') => &text[..at],
+            _ => &text,
+        };
+        ControlError::new(code, text)
     }
 }
 

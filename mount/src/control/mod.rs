@@ -69,7 +69,7 @@ pub const MAX_REQUEST: usize = 4 << 20;
 pub const MAX_REQUEST_DEPTH: usize = 64;
 
 /// The longest document, in bytes.
-pub const MAX_DOCUMENT: usize = 64 << 20;
+pub const MAX_DOCUMENT: usize = 16 << 20;
 
 /// How many objects and arrays of a document may be inside one another.
 pub const MAX_DOCUMENT_DEPTH: usize = 120;

@@ -170,6 +170,11 @@ impl<D: Disk> Edit<D> {
         self.state().place.clone()
     }
 
+    /// How many handles have it open.
+    pub fn handles(&self) -> usize {
+        self.state().editors.len()
+    }
+
     /// Its draft, once it is written.
     pub fn draft(&self) -> Option<Arc<Draft<D>>> {
         self.state().draft.clone()

@@ -15,6 +15,7 @@ pub mod locks;
 pub mod naming;
 pub mod opening;
 pub mod order;
+pub mod overview;
 pub mod policy;
 pub mod process;
 pub mod publish;

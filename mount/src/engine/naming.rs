@@ -170,6 +170,17 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         self.publish_as(draft, &draft.place).map(|()| true)
     }
 
+    /// Publishes a draft as it is, although it is open: its writers go on in place.
+    ///
+    /// # Errors
+    /// Those of the disk, or of an earlier write; the draft stays what it was.
+    pub fn publish_now(&self, draft: &Draft<D>) -> io::Result<()> {
+        if draft.phase() != Phase::Private {
+            return Ok(());
+        }
+        self.publish_as(draft, &draft.place)
+    }
+
     fn publish_as(&self, draft: &Draft<D>, to: &Place<D>) -> io::Result<()> {
         if let Some(error) = draft.poisoned() {
             return Err(error);

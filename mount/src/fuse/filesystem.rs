@@ -10,14 +10,15 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate,
+    ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
 use super::attr;
 use super::attrs::Change;
+use super::channel::{REMEMBERED as CHANNEL_TTL, is_channel};
 use super::errno::errno;
 use super::fs::{Entry, Fs, caller};
 use super::locking::{Asked, of_refused};
@@ -170,6 +171,9 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        if let Some(entry) = self.0.channel_entry(parent.0, name) {
+            return send_entry(reply, entry);
+        }
         let (caller, name) = (caller(request), name.to_owned());
         let claim = self.0.tree.slot(parent.0, &name).map(Claim::look);
         self.0.inline(claim, move |fs| {
@@ -188,6 +192,9 @@ impl Filesystem for Adapter {
         handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
+        if is_channel(node.0) {
+            return reply.attr(&CHANNEL_TTL, &self.0.channel_attr(node.0));
+        }
         let claim = self.0.look(node.0);
         self.0.inline(claim, move |fs| {
             match fs.getattr(node.0, handle.map(|handle| handle.0)) {
@@ -215,6 +222,13 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        if is_channel(node.0) {
+            let unchanged = mode.is_none() && uid.is_none() && gid.is_none();
+            return match unchanged {
+                true => reply.attr(&CHANNEL_TTL, &self.0.channel_attr(node.0)),
+                false => reply.error(Errno::EPERM),
+            };
+        }
         let caller = caller(request);
         let change = Change {
             mode,
@@ -358,6 +372,12 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if is_channel(node.0) {
+            return match self.0.open_channel(caller(request), node.0, flags.0) {
+                Ok(opened) => reply.opened(FileHandle(opened.handle), opened.flags),
+                Err(error) => reply.error(errno(&error)),
+            };
+        }
         let caller = caller(request);
         let open_flags = rustix::fs::OFlags::from_bits_retain(flags.0 as u32);
         let Some(ask) = self.0.turn_of_node(caller, node.0, open_flags) else {
@@ -407,7 +427,7 @@ impl Filesystem for Adapter {
     fn read(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         offset: u64,
         size: u32,
@@ -415,6 +435,12 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if is_channel(node.0) {
+            return match self.0.channel.get(handle.0) {
+                Ok(conversation) => reply.data(&conversation.read(offset, size)),
+                Err(error) => reply.error(errno(&error)),
+            };
+        }
         let handle = match self.0.file_handle(handle.0) {
             Ok(handle) => handle,
             Err(error) => return reply.error(errno(&error)),
@@ -435,7 +461,7 @@ impl Filesystem for Adapter {
     fn write(
         &self,
         request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         offset: u64,
         data: &[u8],
@@ -444,6 +470,9 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        if is_channel(node.0) {
+            return self.0.write_channel(caller(request), handle.0, data, reply);
+        }
         let handle = match self.0.file_handle(handle.0) {
             Ok(handle) => handle,
             Err(error) => return reply.error(errno(&error)),
@@ -464,11 +493,14 @@ impl Filesystem for Adapter {
     fn flush(
         &self,
         request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        if is_channel(node.0) {
+            return send_empty(reply, self.0.channel.close(handle.0));
+        }
         let handle = match self.0.file_handle(handle.0) {
             Ok(handle) => handle,
             Err(error) => return reply.error(errno(&error)),
@@ -481,13 +513,17 @@ impl Filesystem for Adapter {
     fn release(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
         _owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        if is_channel(node.0) {
+            self.0.channel.release(handle.0);
+            return reply.ok();
+        }
         self.0.release(handle.0);
         reply.ok();
     }
@@ -495,11 +531,14 @@ impl Filesystem for Adapter {
     fn fsync(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
     ) {
+        if is_channel(node.0) {
+            return reply.ok();
+        }
         match self.0.file_handle(handle.0) {
             Ok(handle) => self
                 .0
@@ -509,6 +548,12 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        if is_channel(node.0) {
+            return match self.0.open_channel(caller(request), node.0, 0) {
+                Ok(opened) => reply.opened(FileHandle(opened.handle), FopenFlags::empty()),
+                Err(error) => reply.error(errno(&error)),
+            };
+        }
         match self.0.opendir(caller(request), node.0) {
             Ok(opened) => reply.opened(FileHandle(opened.handle), opened.flags),
             Err(error) => reply.error(errno(&error)),
@@ -523,6 +568,13 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        if is_channel(node.0) {
+            let mut names = Fs::channel_names(offset);
+            while let Some((name, number, kind, next)) = names.next()
+                && !reply.add(INodeNo(number), next, kind, name)
+            {}
+            return reply.ok();
+        }
         let claim = self.0.look(node.0).unwrap_or_default();
         self.0.queue(claim, move |fs| {
             match fs.readdir(handle.0, offset, &mut reply) {
@@ -540,6 +592,15 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        if is_channel(node.0) {
+            for (name, number, _, next) in Fs::channel_names(offset) {
+                let seen = self.0.channel_attr(number);
+                if reply.add(seen.ino, next, name, &CHANNEL_TTL, &seen, GENERATION) {
+                    break;
+                }
+            }
+            return reply.ok();
+        }
         let caller = caller(request);
         let claim = self.0.look(node.0).unwrap_or_default();
         self.0.queue(claim, move |fs| {
@@ -553,11 +614,15 @@ impl Filesystem for Adapter {
     fn releasedir(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
+        if is_channel(node.0) {
+            self.0.channel.release(handle.0);
+            return reply.ok();
+        }
         self.0.release(handle.0);
         reply.ok();
     }
@@ -616,6 +681,9 @@ impl Filesystem for Adapter {
         size: u32,
         reply: ReplyXattr,
     ) {
+        if is_channel(node.0) {
+            return reply.error(Errno::ENODATA);
+        }
         let name = name.to_owned();
         let claim = self.0.look(node.0);
         self.0.inline(claim, move |fs| {
@@ -624,6 +692,9 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        if is_channel(node.0) {
+            return send_xattr(reply, size, Ok((0, Vec::new())));
+        }
         let caller = caller(request);
         let claim = self.0.look(node.0);
         self.0.inline(claim, move |fs| {

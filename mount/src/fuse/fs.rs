@@ -8,6 +8,7 @@ use std::time::Duration;
 use fuser::{FileAttr, Request};
 use polystore::disk::{FileId, SystemDisk};
 
+use super::channel::Channel;
 use super::handles::Handles;
 use super::notices::Notices;
 use super::proc::ProcFs;
@@ -48,12 +49,16 @@ pub struct Fs {
     pub second_looks: SecondLooks,
     /// Turns of opens that have not come to a handle yet.
     pub turns: Turns,
+    /// What is asked of the mount itself.
+    pub channel: Channel,
     /// Wakes the thread that looks after those who wait.
     pub waker: Waker,
     /// What the kernel has to be told.
     pub notices: Notices,
     /// The user this process runs as.
     pub uid: u32,
+    /// Its group.
+    pub gid: u32,
 }
 
 /// A name, as the kernel is told of it.
@@ -115,6 +120,14 @@ impl Fs {
         }
         // A file without a name waits for nobody.
         Ok(nodes.slot(node).map_or_else(Claim::default, Claim::look))
+    }
+
+    /// The node of the directory with this inode, if the kernel knows it.
+    pub fn dir_node(&self, dir: FileId) -> Option<u64> {
+        if dir == self.tree.root_id() {
+            return Some(super::nodes::ROOT);
+        }
+        self.tree.nodes().of(dir)
     }
 
     /// The inode of directory `node`.

@@ -171,6 +171,12 @@ impl Handles {
         handle
     }
 
+    /// How many are open.
+    pub fn len(&self) -> usize {
+        let map = self.map.lock();
+        map.unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// The handle with number `id`.
     pub fn get(&self, id: u64) -> Option<Arc<Handle>> {
         self.map

@@ -17,6 +17,7 @@ use super::errno::stale;
 use super::filesystem::GENERATION;
 use super::fs::{Fs, NOT_REMEMBERED, REMEMBERED};
 use super::handles::{Handle, NewHandle, Target};
+use super::made_locks::is_made_lock;
 use super::nodes::ROOT;
 use super::opening::Opened;
 use crate::engine::process::Caller;
@@ -137,8 +138,8 @@ impl Fs {
         stream.seek(offset)?;
         let dir = self.tree.dir(handle.node)?;
         while let Some(item) = stream.peek()? {
-            let hidden = is_hidden(handle.node == ROOT, &item.name)
-                || self.is_made_lock(handle.node, &dir, &item.name);
+            let hidden =
+                is_hidden(handle.node == ROOT, &item.name) || is_made_lock(&dir, &item.name);
             if !hidden && add(item) {
                 return Ok(());
             }

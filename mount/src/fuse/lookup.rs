@@ -12,6 +12,7 @@ use rustix::fs::Statx;
 use super::attr;
 use super::fs::{Entry, Fs, NOT_REMEMBERED, REMEMBERED};
 use super::limits;
+use super::made_locks::is_made_lock;
 use super::nodes::ROOT;
 use super::redirect::Promised;
 use super::tree::{content_stat, draft_stat};
@@ -39,7 +40,7 @@ impl Fs {
         };
         let dir = self.tree.dir(parent)?;
         let stat = match attr::of_name(&*dir, name) {
-            Ok(_) if self.is_made_lock(parent, &dir, name) => {
+            Ok(_) if is_made_lock(&dir, name) => {
                 return Err(io::ErrorKind::NotFound.into());
             }
             Ok(stat) => stat,

@@ -18,7 +18,7 @@ use super::attr;
 use super::fs::Fs;
 use super::outside::{is_current, open_lock_file};
 use super::tree::{Dir, path_of};
-use crate::engine::policy::TurnKind;
+use crate::engine::policy::is_lock_name;
 use crate::engine::slot::Place;
 
 /// Says of a lock file that the mount made it, and that nobody has used it otherwise.
@@ -37,44 +37,35 @@ fn is_marked(file: &File) -> bool {
     empty && rustix::fs::fgetxattr_query(file, MADE).is_ok()
 }
 
+/// The lock file `name` in `dir`, if the mount made it and only the mount knows of it.
+fn made_lock(dir: &Dir, name: &OsStr) -> Option<File> {
+    Some(name)
+        .filter(|name| is_lock_name(name))
+        .and_then(|name| open_lock_file(dir, name))
+        .filter(is_marked)
+}
+
+/// Whether `name` in `dir` is a lock file that only the mount knows of.
+pub fn is_made_lock(dir: &Dir, name: &OsStr) -> bool {
+    made_lock(dir, name).is_some()
+}
+
+/// A program opens the lock file at `place`: from now on it is a file like others.
+pub fn show_lock(place: &Place<SystemDisk>) {
+    if let Some(file) = made_lock(&place.dir, place.name()) {
+        let _ = rustix::fs::removexattr(path_of(file.as_fd()), MADE);
+    }
+}
+
 impl Fs {
-    /// Whether `name` in `parent` is that of the lock file of a document.
-    fn is_lock_of_document(&self, parent: u64, name: &OsStr) -> bool {
-        let Some(document) = name.as_bytes().strip_suffix(b".lock") else {
-            return false;
-        };
-        let path = self.tree.path(parent, OsStr::from_bytes(document));
-        self.engine.settings.turns.kind(&path) == Some(TurnKind::Document)
-    }
-
-    /// Whether `name` in `parent`, which is `dir`, is a lock file that only the mount knows of.
-    pub fn is_made_lock(&self, parent: u64, dir: &Dir, name: &OsStr) -> bool {
-        self.is_lock_of_document(parent, name)
-            && open_lock_file(dir, name).is_some_and(|file| is_marked(&file))
-    }
-
-    /// A program opens the lock file at `place`: from now on it is a file like others.
-    pub fn show_lock(&self, parent: u64, place: &Place<SystemDisk>) {
-        if !self.is_lock_of_document(parent, place.name()) {
-            return;
-        }
-        if let Some(file) = open_lock_file(&place.dir, place.name()).filter(is_marked) {
-            let _ = rustix::fs::removexattr(path_of(file.as_fd()), MADE);
-        }
-    }
-
     /// Removes the file at `place` if it is such a lock file, and free.
     ///
     /// # Errors
     /// It is not: `AlreadyExists`.
-    pub fn yield_lock(&self, parent: u64, place: &Place<SystemDisk>) -> io::Result<()> {
+    pub fn yield_lock(&self, place: &Place<SystemDisk>) -> io::Result<()> {
         let (dir, name) = (&*place.dir, place.name());
         let exists = || io::Error::from(io::ErrorKind::AlreadyExists);
-        let file = Some(name)
-            .filter(|name| self.is_lock_of_document(parent, name))
-            .and_then(|name| open_lock_file(dir, name))
-            .filter(is_marked)
-            .ok_or_else(exists)?;
+        let file = made_lock(dir, name).ok_or_else(exists)?;
         let alone = FlockOperation::NonBlockingLockExclusive;
         rustix::io::retry_on_intr(|| rustix::fs::flock(&file, alone)).map_err(|_| exists())?;
         if is_current(dir, name, &file) {
@@ -97,12 +88,12 @@ impl Fs {
         let node = self.tree.nodes().of(attr::id(&stat)).ok_or_else(full)?;
         let dir = self.tree.dir(node)?;
         let names = names_in(&dir)?;
-        let all_made = names.iter().all(|name| self.is_made_lock(node, &dir, name));
+        let all_made = names.iter().all(|name| is_made_lock(&dir, name));
         if names.is_empty() || names.len() > MOST_IN_A_DIRECTORY || !all_made {
             return Err(full());
         }
         for name in names {
-            self.yield_lock(node, &self.tree.place(node, &name)?)
+            self.yield_lock(&self.tree.place(node, &name)?)
                 .map_err(|_| full())?;
         }
         Ok(())

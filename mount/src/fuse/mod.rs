@@ -3,6 +3,7 @@
 mod attach;
 mod attr;
 mod attrs;
+mod channel;
 mod closing;
 mod credentials;
 mod editing;
@@ -215,9 +216,11 @@ fn new_fs(
         promises: Default::default(),
         second_looks: Default::default(),
         turns: turns::Turns::new(options.lock_timeout),
+        channel: Default::default(),
         waker: Default::default(),
         notices: Default::default(),
         uid,
+        gid: rustix::process::getegid().as_raw(),
     }))
 }
 

@@ -43,8 +43,19 @@ impl Fs {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         // What is in the way is told by the system call itself.
-        let _ = self.yield_lock(parent, &place);
+        let _ = self.yield_lock(&place);
         Ok(place)
+    }
+
+    /// What is hidden is not there; the control channel is, and stays.
+    fn must_not_be_hidden(&self, parent: u64, name: &OsStr) -> io::Result<()> {
+        if Fs::is_channel_dir(parent, name) {
+            return Err(Errno::PERM.into());
+        }
+        match is_hidden(parent == ROOT, name) {
+            true => Err(io::ErrorKind::NotFound.into()),
+            false => Ok(()),
+        }
     }
 
     /// Does what makes a name, as `caller`, and tells of it.
@@ -147,9 +158,7 @@ impl Fs {
 
     /// Removes a name that is not a directory's.
     pub fn unlink(&self, caller: Caller, parent: u64, name: &OsStr) -> io::Result<()> {
-        if is_hidden(parent == ROOT, name) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
+        self.must_not_be_hidden(parent, name)?;
         let place = self.tree.place(parent, name)?;
         let file = attr::of_name(&*place.dir, name)
             .ok()
@@ -168,9 +177,7 @@ impl Fs {
 
     /// Removes an empty directory.
     pub fn rmdir(&self, caller: Caller, parent: u64, name: &OsStr) -> io::Result<()> {
-        if is_hidden(parent == ROOT, name) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
+        self.must_not_be_hidden(parent, name)?;
         let place = self.tree.place(parent, name)?;
         let id = attr::id(&attr::of_name(&*place.dir, name)?);
         let remove = || rustix::fs::unlinkat(&*place.dir, name, AtFlags::REMOVEDIR);
@@ -204,9 +211,7 @@ impl Fs {
         to: (u64, &OsStr),
         flags: RenameFlags,
     ) -> io::Result<()> {
-        if is_hidden(from.0 == ROOT, from.1) {
-            return Err(io::ErrorKind::NotFound.into());
-        }
+        self.must_not_be_hidden(from.0, from.1)?;
         if is_hidden(to.0 == ROOT, to.1) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
@@ -232,7 +237,7 @@ impl Fs {
         );
         let replace = !flags.contains(RenameFlags::RENAME_NOREPLACE);
         if !replace {
-            let _ = self.yield_lock(to.0, &target);
+            let _ = self.yield_lock(&target);
         }
         let draft = self.engine.rename(caller, &source, &target, replace)?;
         let same = moved.map(|(id, _)| id) == replaced.map(|(id, _)| id);

@@ -111,6 +111,11 @@ impl Nodes {
         }
     }
 
+    /// How many nodes the kernel knows, beside the root.
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
     /// The inode of a directory node.
     pub fn id(&self, node: u64) -> Option<FileId> {
         if node == ROOT {

@@ -5,6 +5,7 @@
 //! of its own tells, and nothing waits for it with anything held that a request may need.
 
 use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -13,15 +14,24 @@ use fuser::{INodeNo, Notifier};
 
 use crate::engine::order::Job;
 
+/// What the kernel is to drop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum What {
+    /// The content and the attributes of a node.
+    Node(u64),
+    /// What a name in a directory stands for.
+    Name(u64, OsString),
+}
+
 struct Notice {
-    node: u64,
+    what: What,
     /// What was waiting for this.
     then: Vec<Job>,
 }
 
 #[derive(Default)]
 struct Queue {
-    // One at most for each node, so it is bounded by what the kernel knows.
+    // One at most for each node and name, so it is bounded by what the kernel knows.
     notices: VecDeque<Notice>,
     ended: bool,
 }
@@ -46,24 +56,30 @@ pub struct Notices(Arc<Shared>);
 impl Notices {
     /// Has the kernel drop the content and the attributes of `node`, soon.
     pub fn invalidate(&self, node: u64) {
-        self.add(node, None);
+        self.add(What::Node(node), None);
     }
 
     /// The same; `then` is done after it.
     pub fn invalidate_then(&self, node: u64, then: Job) {
-        self.add(node, Some(then));
+        self.add(What::Node(node), Some(then));
     }
 
-    fn add(&self, node: u64, then: Option<Job>) {
+    /// Has the kernel look `name` in `parent` up again; `then` is done after that. This takes the directory's
+    /// lock in the kernel, which a LOOKUP or CREATE that is being answered holds.
+    pub fn invalidate_name_then(&self, parent: u64, name: &OsStr, then: Job) {
+        self.add(What::Name(parent, name.to_owned()), Some(then));
+    }
+
+    fn add(&self, what: What, then: Option<Job>) {
         let mut queue = self.0.lock();
         if queue.ended {
             drop(queue);
             return then.into_iter().for_each(|job| job());
         }
-        match queue.notices.iter_mut().find(|notice| notice.node == node) {
+        match queue.notices.iter_mut().find(|notice| notice.what == what) {
             Some(notice) => notice.then.extend(then),
             None => queue.notices.push_back(Notice {
-                node,
+                what,
                 then: then.into_iter().collect(),
             }),
         }
@@ -120,11 +136,15 @@ fn run(shared: &Shared, kernel: &Notifier) {
                     .unwrap_or_else(PoisonError::into_inner);
             }
         };
-        // A node that the kernel has forgotten has nothing left to drop.
-        if let Err(error) = kernel.inval_inode(INodeNo(notice.node), 0, 0)
+        let told = match &notice.what {
+            What::Node(node) => kernel.inval_inode(INodeNo(*node), 0, 0),
+            What::Name(parent, name) => kernel.inval_entry(INodeNo(*parent), name),
+        };
+        // What the kernel has forgotten has nothing left to drop.
+        if let Err(error) = told
             && error.kind() != io::ErrorKind::NotFound
         {
-            log::debug!("node {}: not invalidated: {error}", notice.node);
+            log::debug!("{:?}: not invalidated: {error}", notice.what);
         }
         notice.then.into_iter().for_each(|job| job());
     }

@@ -15,6 +15,7 @@ use super::attr;
 use super::errno::stale;
 use super::fs::{Entry, Fs, NOT_REMEMBERED};
 use super::handles::{Counted, Handle, NewHandle, Target};
+use super::made_locks::show_lock;
 use super::nodes::ROOT;
 use super::redirect::Promised;
 use super::tree::{Dir, path_of};
@@ -212,6 +213,9 @@ impl Fs {
         flags: OFlags,
     ) -> Arc<Handle> {
         let wanted = access(flags);
+        if !wanted.read_only {
+            self.engine.ledger.counters.opened.one();
+        }
         let opener = match &target {
             Target::Writer(writer) => writer.opener,
             Target::Editor(editor) => editor.opener,
@@ -570,10 +574,10 @@ impl Fs {
         if let Ok(stat) = attr::of_name(&*place.dir, name) {
             // Published since the kernel looked; or a lock file that it is not shown.
             if !wanted.exclusive {
-                self.show_lock(parent, &place);
+                show_lock(&place);
                 return self.create_existing(caller, parent, &place, &stat, flags);
             }
-            self.yield_lock(parent, &place)?;
+            self.yield_lock(&place)?;
         }
         let path = self.tree.path(parent, name);
         let dir = attr::stat(&attr::of_file(&*place.dir)?);

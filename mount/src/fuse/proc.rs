@@ -96,6 +96,18 @@ fn group_of(tid: u32) -> Option<u32> {
     status_field(&status, "Tgid")?.parse().ok()
 }
 
+/// The umask of thread `tid`; the usual one where that cannot be seen.
+pub fn umask_of(tid: u32) -> u32 {
+    const USUAL: u32 = 0o022;
+    let status = read_short(&format!("/proc/{tid}/status"));
+    let umask = status
+        .as_deref()
+        .and_then(|status| status_field(status, "Umask"));
+    umask
+        .and_then(|umask| u32::from_str_radix(umask, 8).ok())
+        .unwrap_or(USUAL)
+}
+
 /// Whether thread `tid` does nothing any more: it is gone, or its parent has not asked for it yet.
 pub fn has_ended(tid: u32) -> bool {
     let status = read_short(&format!("/proc/{tid}/status"));

@@ -14,6 +14,7 @@ use polystore::disk::{Disk, FileId, Kind, SystemDisk};
 use rustix::fs::{Mode, OFlags, Statx};
 
 use super::attr;
+use super::channel::is_channel;
 use super::errno::stale;
 use super::nodes::{Nodes, ROOT};
 use crate::engine::draft::{Draft, Phase};
@@ -59,6 +60,14 @@ pub struct Tree {
     superseded: Mutex<Vec<Superseded>>,
 }
 
+/// Nothing can be made, changed or removed where the control channel is.
+fn not_the_channel(node: u64) -> io::Result<()> {
+    match is_channel(node) {
+        true => Err(io::Error::from_raw_os_error(libc::EPERM)),
+        false => Ok(()),
+    }
+}
+
 impl Tree {
     /// The tree below `root`.
     ///
@@ -95,6 +104,7 @@ impl Tree {
     /// # Errors
     /// ESTALE where it is no longer where it was last seen: the kernel looks again.
     pub fn dir(&self, node: u64) -> io::Result<Arc<Dir>> {
+        not_the_channel(node)?;
         // Up to the first one that is open, then down: trees are deeper than stacks.
         let mut missing = Vec::new();
         let mut at = node;
@@ -164,6 +174,7 @@ impl Tree {
 
     /// The slot `name` in `parent`.
     pub fn slot(&self, parent: u64, name: &OsStr) -> io::Result<SlotKey> {
+        not_the_channel(parent)?;
         let dir = self.nodes().id(parent).ok_or_else(stale)?;
         Ok(SlotKey {
             dir,
@@ -255,6 +266,7 @@ impl Tree {
     /// # Errors
     /// ESTALE where it is no longer where it was last seen.
     pub fn reach(&self, node: u64) -> io::Result<Reach> {
+        not_the_channel(node)?;
         if node == ROOT {
             return Ok(Reach::Dir(self.root.clone()));
         }

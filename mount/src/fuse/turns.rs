@@ -11,7 +11,6 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -75,6 +74,20 @@ pub struct Ask {
     make: Option<u32>,
     /// O_NONBLOCK.
     pub nonblock: bool,
+}
+
+impl Ask {
+    /// A turn of this `kind` at the lock file `slot` in `dir`, which is made with the permission bits
+    /// `make` where it is missing.
+    pub fn new(kind: TurnKind, slot: SlotKey, dir: Arc<Dir>, make: Option<u32>) -> Ask {
+        Ask {
+            kind,
+            slot,
+            dir,
+            make,
+            nonblock: false,
+        }
+    }
 }
 
 struct Pending {
@@ -247,7 +260,8 @@ impl Fs {
                 continue;
             };
             if holder == process {
-                let again = opens_lock && held.class == Class::Turn;
+                let asks_again = request.terms.by_request && held.terms.by_request;
+                let again = (opens_lock || asks_again) && held.class == Class::Turn;
                 if again && held.tid == request.tid {
                     return Err(Refused::Deadlock);
                 }
@@ -277,10 +291,17 @@ impl Fs {
             }
             Err(refused) => go(fs, Err(refused)),
         });
-        self.ask_for_turn(caller, ask, wait, kept);
+        self.ask_for_turn(caller, ask, false, wait, kept);
     }
 
-    fn ask_for_turn(self: &Arc<Self>, caller: Caller, ask: &Ask, wait: Wait, done: TurnDone) {
+    fn ask_for_turn(
+        self: &Arc<Self>,
+        caller: Caller,
+        ask: &Ask,
+        by_request: bool,
+        wait: Wait,
+        done: TurnDone,
+    ) {
         let table = self.turn_table(&ask.slot, &ask.dir);
         let id = self.turns.next.fetch_add(1, Ordering::Relaxed);
         let holder = self.holder(caller);
@@ -292,10 +313,12 @@ impl Fs {
             kind: Kind::Exclusive,
             pid: holder.map_or(caller.tid, |(process, _)| process.pid),
             tid: caller.tid,
+            uid: caller.uid,
             handle: 0,
             terms: Terms {
                 holder,
                 own_protocol: ask.kind == TurnKind::LockFile,
+                by_request,
                 ends_turn: None,
                 maker: ask.make.map(|mode| (caller, mode)),
             },
@@ -310,6 +333,9 @@ impl Fs {
             let (fs, table, slot) = (self.clone(), table.clone(), ask.slot.clone());
             let at_once = at_once.clone();
             Box::new(move |outcome| {
+                let same_thread = std::thread::current().id() == asker;
+                let at_once = same_thread && at_once.load(Ordering::Acquire);
+                fs.count_turn(outcome, at_once);
                 let number = fs.locks.number(&table);
                 let turn = outcome.map(|()| Turn {
                     locks: fs.locks.clone(),
@@ -318,14 +344,25 @@ impl Fs {
                     slot,
                     number,
                 });
-                let same_thread = std::thread::current().id() == asker;
-                done(&fs, turn, same_thread && at_once.load(Ordering::Acquire));
+                done(&fs, turn, at_once);
             })
         };
         self.locks
             .set_past(&table, request, &passable, wait, answer);
         at_once.store(false, Ordering::Release);
         self.hurry_if_waiting();
+    }
+
+    fn count_turn(&self, outcome: Result<(), Refused>, at_once: bool) {
+        let counters = &self.engine.ledger.counters;
+        match outcome {
+            Ok(()) => counters.turns.one(),
+            Err(Refused::TimedOut) => counters.turns_timed_out.one(),
+            Err(_) => {}
+        }
+        if outcome.is_ok() && !at_once {
+            counters.turns_waited.one();
+        }
     }
 
     /// Has the thread that looks after waiters look more often, from now on.
@@ -335,33 +372,15 @@ impl Fs {
         }
     }
 
-    /// The turn at the document or lock file `name` in `parent`, for something that no handle does.
-    pub fn take_turn(
+    /// The turn that a request of the control channel needs.
+    pub fn turn_by_request(
         self: &Arc<Self>,
         caller: Caller,
-        (parent, name): (u64, &OsStr),
+        ask: &Ask,
         wait: Wait,
         done: TurnDone,
-    ) -> io::Result<()> {
-        let path = self.tree.path(parent, name);
-        let kind = self
-            .engine
-            .settings
-            .turns
-            .kind(&path)
-            .unwrap_or(TurnKind::Document);
-        let dir = self.tree.dir(parent)?;
-        let mode =
-            attr::of_name(&*dir, name).map_or(0o600, |stat| u32::from(stat.stx_mode) & 0o666);
-        let ask = Ask {
-            kind,
-            slot: self.tree.slot(parent, &lock_file_of(name, kind))?,
-            dir,
-            make: Some(mode),
-            nonblock: false,
-        };
-        self.ask_for_turn(caller, &ask, wait, done);
-        Ok(())
+    ) {
+        self.ask_for_turn(caller, ask, true, wait, done);
     }
 
     /// How long an open may wait.
@@ -416,12 +435,15 @@ impl Fs {
     /// # Errors
     /// ESTALE where the node is gone, ENODATA where nobody ever took a turn.
     pub fn turn_number(&self, node: u64) -> io::Result<u64> {
+        let no_data = || io::Error::from_raw_os_error(libc::ENODATA);
+        if node == ROOT {
+            return Err(no_data());
+        }
         let (parent, name) = {
             let nodes = self.tree.nodes();
             let node = nodes.get(node).ok_or_else(stale)?;
             (node.parent, node.name.clone())
         };
-        let no_data = || io::Error::from_raw_os_error(libc::ENODATA);
         let lock: OsString = match self.turn_at(parent, &name) {
             Some(kind) => lock_file_of(&name, kind),
             None if self.is_lock_file(parent, &name) => name,
@@ -440,10 +462,7 @@ impl Fs {
 
     /// The path of a slot, from the root of the mount, if the kernel knows its directory.
     pub fn path_of_slot(&self, slot: &SlotKey) -> Option<std::path::PathBuf> {
-        if slot.dir == self.tree.root_id() {
-            return Some(Path::new(&slot.name).to_owned());
-        }
-        let dir = self.tree.nodes().of(slot.dir)?;
+        let dir = self.dir_node(slot.dir)?;
         Some(self.tree.path(dir, &slot.name))
     }
 
@@ -455,6 +474,7 @@ impl Fs {
         Terms {
             holder: self.holder(caller),
             own_protocol: handle.writable,
+            by_request: false,
             ends_turn: handle.turn_id().filter(|_| kind != Kind::Unlock),
             maker: None,
         }

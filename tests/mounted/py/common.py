@@ -75,9 +75,13 @@ def fails(number, function, *arguments, **keywords):
     except OSError as error:
         got, expected = errno.errorcode.get(error.errno), errno.errorcode[number]
         if got != expected:
-            raise AssertionError(f"{function.__name__}{arguments}: {got}, not {expected}")
+            raise AssertionError(f"{named(function)}{arguments}: {got}, not {expected}")
         return
-    raise AssertionError(f"{function.__name__}{arguments} did not fail with {errno.errorcode[number]}")
+    raise AssertionError(f"{named(function)}{arguments} did not fail with {errno.errorcode[number]}")
+
+
+def named(function):
+    return getattr(function, "__name__", type(function).__name__)
 
 
 def until(condition, what="it is so", seconds=20):

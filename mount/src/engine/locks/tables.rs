@@ -384,6 +384,11 @@ impl Locks {
         self.waiters.load(Ordering::Acquire) > 0
     }
 
+    /// How many wait.
+    pub fn waiters(&self) -> usize {
+        self.waiters.load(Ordering::Acquire)
+    }
+
     /// The threads that wait.
     pub fn waiting_threads(&self) -> HashSet<u32> {
         let crowded: Vec<_> = unpoisoned(&self.crowded)

@@ -1,17 +1,22 @@
 //! What is written and read through one handle of the control channel.
 
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fuser::{Errno, ReplyWrite};
 
 use super::super::fs::Fs;
+use super::Share;
 use super::documents::Transaction;
+use super::requests::Done;
 use crate::control::{Code, ControlError, Framer, error_line, parse_request};
 use crate::engine::process::Caller;
 
 #[derive(Default)]
 struct State {
     framer: Framer,
+    /// What the request takes of the memory for all.
+    share: Share,
     /// Whether a request is in progress.
     busy: bool,
     reply: Vec<u8>,
@@ -42,14 +47,26 @@ impl Conversation {
     }
 
     /// Takes what was written. A request that is whole is in progress from now on.
-    fn push(&self, data: &[u8]) -> Result<Option<Vec<u8>>, ControlError> {
+    fn push(
+        &self,
+        data: &[u8],
+        memory: &Arc<AtomicUsize>,
+    ) -> Result<Option<Vec<u8>>, ControlError> {
         let mut state = self.state();
         if state.busy {
             let text = "another request of this handle is in progress";
             return Err(ControlError::new(Code::Busy, text));
         }
-        let pushed = state.framer.push(data);
+        let pushed = match state.share.grow(memory, data.len()) {
+            true => state.framer.push(data),
+            false => Err(ControlError::new(
+                Code::Busy,
+                "too many requests are waiting",
+            )),
+        };
         if let Err(error) = &pushed {
+            state.framer = Framer::new();
+            state.share = Share::default();
             state.reply = error_line(error);
             state.base = None;
         }
@@ -59,6 +76,7 @@ impl Conversation {
 
     fn finish(&self, reply: Vec<u8>) {
         let mut state = self.state();
+        state.share = Share::default();
         state.busy = false;
         state.reply = reply;
         state.base = None;
@@ -98,7 +116,13 @@ impl Conversation {
 
 impl Fs {
     /// Takes what was written through handle `id`, and executes the request that it completes.
-    pub fn write_channel(self: &Arc<Self>, caller: Caller, id: u64, data: &[u8], reply: ReplyWrite) {
+    pub fn write_channel(
+        self: &Arc<Self>,
+        caller: Caller,
+        id: u64,
+        data: &[u8],
+        reply: ReplyWrite,
+    ) {
         let len = data.len() as u32;
         let fail = |reply: ReplyWrite, error: &ControlError| {
             reply.error(Errno::from_i32(error.code.errno()));
@@ -107,14 +131,14 @@ impl Fs {
             Ok(conversation) => conversation,
             Err(error) => return fail(reply, &error.into()),
         };
-        let text = match conversation.push(data) {
+        let text = match conversation.push(data, &self.channel.memory) {
             Ok(Some(text)) => text,
             Ok(None) => return reply.written(len),
             Err(error) => return fail(reply, &error),
         };
-        let done = {
+        let done: Done = {
             let conversation = conversation.clone();
-            move |outcome: Outcome| match outcome {
+            Box::new(move |outcome: Outcome| match outcome {
                 Ok(line) => {
                     conversation.finish(line);
                     reply.written(len);
@@ -123,16 +147,8 @@ impl Fs {
                     conversation.finish(error_line(&error));
                     fail(reply, &error);
                 }
-            }
+            })
         };
-        let Some(in_progress) = self.channel.begin() else {
-            let text = "too many requests are waiting";
-            return done(Err(ControlError::new(Code::Busy, text)));
-        };
-        let done = Box::new(move |outcome| {
-            drop(in_progress);
-            done(outcome);
-        });
         match parse_request(&text) {
             Ok(request) => self.execute(caller, conversation, request, done),
             Err(error) => done(Err(error)),

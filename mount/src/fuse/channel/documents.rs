@@ -25,11 +25,11 @@ use crate::control::{
 use crate::engine::draft::Draft;
 use crate::engine::locks::Refused;
 use crate::engine::opening::{Access, Existing, New, Plan};
-use crate::engine::order::Claim;
+use crate::engine::order::{Claim, Job};
 use crate::engine::process::{Caller, Processes};
 
 /// Documents from this size on are worked on one at a time: as values they take many times their size.
-const BIG: u64 = 4 << 20;
+const BIG: u64 = 256 << 10;
 
 /// A turn that was taken by request, to write in it later.
 pub struct Transaction {
@@ -142,7 +142,7 @@ impl Fs {
                 let changed = fs.change_document(caller, &target, default.as_ref(), &change);
                 fs.engine.ledger.counters.updates.one();
                 let reply = changed.map(|changed| changed.reply(&turn, returns));
-                fs.show_change(target, turn, Box::new(move |_| done(line(reply))));
+                fs.show_change(target, turn, Box::new(move || done(line(reply))));
             }),
             Request::Begin { default, .. } => self.queue(Claim::look(slot), move |fs| {
                 let found = fs.read_document(caller, &target);
@@ -186,7 +186,7 @@ impl Fs {
                     fs.engine.ledger.counters.updates.one();
                     let reply = changed.reply(&transaction.turn, returns);
                     let Transaction { target, turn, .. } = transaction;
-                    fs.show_change(target, turn, Box::new(move |_| done(line(Ok(reply)))));
+                    fs.show_change(target, turn, Box::new(move || done(line(Ok(reply)))));
                 }
                 Err(error) => {
                     // What was asked was wrong: it can be asked again.
@@ -200,17 +200,11 @@ impl Fs {
     }
 
     /// Has the kernel look at the changed name again, ends the turn, and goes on with `then`.
-    fn show_change(
-        self: &Arc<Self>,
-        target: Target,
-        turn: Turn,
-        then: Box<dyn FnOnce(&Arc<Fs>) + Send>,
-    ) {
-        let fs = self.clone();
+    fn show_change(self: &Arc<Self>, target: Target, turn: Turn, then: Job) {
         let parent = self.dir_node(target.place.slot.dir);
-        let after = Box::new(move || {
+        let after: Job = Box::new(move || {
             drop(turn);
-            then(&fs);
+            then();
         });
         match parent {
             Some(parent) => self
@@ -251,7 +245,11 @@ impl Fs {
         Ok(Some(text))
     }
 
-    fn read_document(&self, caller: Caller, target: &Target) -> Result<Option<Value>, ControlError> {
+    fn read_document(
+        &self,
+        caller: Caller,
+        target: &Target,
+    ) -> Result<Option<Value>, ControlError> {
         let Some(text) = self.read_text(caller, target)? else {
             return Ok(None);
         };
@@ -269,7 +267,12 @@ impl Fs {
     ) -> Result<Changed, ControlError> {
         let stat = target.stat()?;
         let len = stat.map_or(0, |stat| stat.stx_size);
-        let big = || self.channel.big.lock().unwrap_or_else(PoisonError::into_inner);
+        let big = || {
+            self.channel
+                .big
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+        };
         let _alone = (len >= BIG).then(big);
         let text = self.read_text(caller, target)?;
         let edited =

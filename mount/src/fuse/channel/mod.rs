@@ -32,27 +32,32 @@ use crate::engine::process::Caller;
 
 pub use conversation::Conversation;
 
-/// The numbers of the nodes: the last ones, which no file system gives to a file and no count reaches.
+/// The numbers of the nodes are the last ones, which no file system gives to a file and no count reaches.
 const DIRECTORY: u64 = u64::MAX - 2;
-const CONTROL: u64 = u64::MAX - 3;
-const STATUS: u64 = u64::MAX - 4;
+const STATUS: u64 = u64::MAX - 3;
+
+/// From here on they are those of `control.json`. It is another node each time that it is looked up: the
+/// kernel locks a node while it is written, and a request that waits must not hold up those of others.
+const CONTROL: u64 = 3 << 62;
 
 /// What is known of them does not change.
-const REMEMBERED: Duration = Duration::from_secs(60);
+pub const REMEMBERED: Duration = Duration::from_secs(60);
 
-/// How many requests may be in progress.
-const MOST_REQUESTS: usize = 8192;
+/// How many bytes of requests there may be, of all handles: a request takes many times its length while
+/// it is in progress.
+const MOST_MEMORY: usize = 32 << 20;
 
 /// Whether `node` is one of the channel's.
 pub fn is_channel(node: u64) -> bool {
-    (STATUS..=DIRECTORY).contains(&node)
+    node >= CONTROL
 }
 
 /// The open handles of the channel.
 pub struct Channel {
     handles: Mutex<HashMap<u64, Arc<Conversation>>>,
     next: AtomicU64,
-    requests: Arc<AtomicUsize>,
+    /// How many bytes of requests there are.
+    memory: Arc<AtomicUsize>,
     /// Held while a big document is in memory.
     big: Mutex<()>,
     made: SystemTime,
@@ -63,19 +68,38 @@ impl Default for Channel {
         Channel {
             handles: Mutex::default(),
             next: AtomicU64::new(1),
-            requests: Arc::default(),
+            memory: Arc::default(),
             big: Mutex::default(),
             made: SystemTime::now(),
         }
     }
 }
 
-/// A request in progress.
-struct InProgress(Arc<AtomicUsize>);
+/// What a request takes of [`MOST_MEMORY`].
+#[derive(Default)]
+struct Share {
+    memory: Option<Arc<AtomicUsize>>,
+    bytes: usize,
+}
 
-impl Drop for InProgress {
+impl Share {
+    /// Takes `more` bytes of `memory`. Whether they were there.
+    fn grow(&mut self, memory: &Arc<AtomicUsize>, more: usize) -> bool {
+        let fits = |used: usize| (used + more <= MOST_MEMORY).then_some(used + more);
+        let taken = memory.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits);
+        if taken.is_ok() {
+            self.memory = Some(memory.clone());
+            self.bytes += more;
+        }
+        taken.is_ok()
+    }
+}
+
+impl Drop for Share {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        if let Some(memory) = &self.memory {
+            memory.fetch_sub(self.bytes, Ordering::AcqRel);
+        }
     }
 }
 
@@ -83,12 +107,6 @@ impl Channel {
     fn handles(&self) -> MutexGuard<'_, HashMap<u64, Arc<Conversation>>> {
         // Entries are set and removed in single steps.
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn begin(&self) -> Option<InProgress> {
-        let free = |count| (count < MOST_REQUESTS).then_some(count + 1);
-        let begun = self.requests.fetch_update(Ordering::AcqRel, Ordering::Acquire, free);
-        begun.ok().map(|_| InProgress(self.requests.clone()))
     }
 
     fn add(&self, conversation: Conversation) -> u64 {
@@ -103,6 +121,17 @@ impl Channel {
         found.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
     }
 
+    /// A descriptor of handle `id` is being closed.
+    ///
+    /// # Errors
+    /// In the middle of a request: EINVAL.
+    pub fn close(&self, id: u64) -> io::Result<()> {
+        match self.get(id)?.is_unfinished() {
+            true => Err(io::ErrorKind::InvalidInput.into()),
+            false => Ok(()),
+        }
+    }
+
     /// Handle `id` was released: a transaction that it has is aborted.
     pub fn release(&self, id: u64) {
         let gone = self.handles().remove(&id);
@@ -112,14 +141,21 @@ impl Channel {
 
 impl Fs {
     /// The node of the channel that `name` in `parent` stands for.
-    pub fn channel_node(&self, parent: u64, name: &OsStr) -> Option<u64> {
+    fn channel_node(&self, parent: u64, name: &OsStr) -> Option<u64> {
         let name = name.as_bytes();
         match parent {
             ROOT if name == CONTROL_DIR.as_bytes() => Some(DIRECTORY),
-            DIRECTORY if name == CONTROL_FILE.as_bytes() => Some(CONTROL),
             DIRECTORY if name == STATUS_FILE.as_bytes() => Some(STATUS),
+            DIRECTORY if name == CONTROL_FILE.as_bytes() => {
+                Some(CONTROL + self.channel.next.fetch_add(1, Ordering::Relaxed))
+            }
             _ => None,
         }
+    }
+
+    /// Whether `name` in `parent` is the directory of the channel.
+    pub fn is_channel_dir(parent: u64, name: &OsStr) -> bool {
+        parent == ROOT && name == CONTROL_DIR
     }
 
     /// The same, as the kernel is told of it.
@@ -133,7 +169,10 @@ impl Fs {
         Some(Ok(Entry {
             attr: self.channel_attr(node),
             attr_ttl: REMEMBERED,
-            entry_ttl: REMEMBERED,
+            entry_ttl: match node {
+                DIRECTORY | STATUS => REMEMBERED,
+                _ => Duration::ZERO,
+            },
         }))
     }
 
@@ -182,7 +221,12 @@ impl Fs {
     ///
     /// # Errors
     /// EISDIR, EACCES as for any file; those of making the report.
-    pub fn open_channel(self: &Arc<Self>, caller: Caller, node: u64, flags: i32) -> io::Result<Opened> {
+    pub fn open_channel(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: u64,
+        flags: i32,
+    ) -> io::Result<Opened> {
         let flags = OFlags::from_bits_retain(flags as u32);
         let writes = flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC);
         let conversation = match node {

@@ -42,7 +42,10 @@ impl Fs {
             Request::Failures => line(Ok(FailuresReply {
                 failures: self.failure_entries(caller),
             })),
-            Request::Salvage => line(self.salvage_entries().map(|salvage| SalvageReply { salvage })),
+            Request::Salvage => line(
+                self.salvage_entries()
+                    .map(|salvage| SalvageReply { salvage }),
+            ),
             Request::Stats => line(Ok(StatsReply {
                 stats: self.stats(),
             })),
