@@ -259,3 +259,37 @@ equal(entries, {name: os.stat(name).st_ino for name in entries}, "inodes as read
 "#);
     }
 );
+
+same!(
+    /// What fstat says of a file that has just been written is true after it is closed, too: git
+    /// compares the two, ctime and all.
+    closing_changes_no_attribute,
+    |m| {
+        m.py(r#"
+def look(status):
+    return {name: getattr(status, name) for name in
+            ("st_ino", "st_size", "st_mtime_ns", "st_ctime_ns", "st_mode", "st_nlink", "st_uid", "st_gid")}
+
+def make(name, mode, size):
+    with open(name, mode) as f:
+        f.write(b"x" * size)
+        f.flush()
+        seen = look(os.fstat(f.fileno()))
+        time.sleep(0.02)
+    return seen
+
+for size in (0, 5, 3 << 20):
+    for name, mode in (("new", "xb"), ("new", "wb"), ("other", "wb")):
+        seen = make(name, mode, size)
+        for _ in range(3):
+            equal(look(os.stat(name)), seen, f"{name} {mode} {size}")
+            time.sleep(0.005)
+        with open(name, "rb") as f:
+            equal(look(os.fstat(f.fileno())), seen)
+    os.chmod("new", 0o600)
+    assert os.stat("new").st_ctime_ns > seen["st_ctime_ns"]
+    os.unlink("new")
+    os.unlink("other")
+"#);
+    }
+);

@@ -87,7 +87,13 @@ fn time(stamp: StatxTimestamp) -> SystemTime {
     since_epoch(stamp.tv_sec, stamp.tv_nsec)
 }
 
-fn since_epoch(seconds: i64, nanoseconds: u32) -> SystemTime {
+/// When it was changed last, in seconds and nanoseconds since 1970.
+pub fn ctime(stat: &Statx) -> (i64, u32) {
+    (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec)
+}
+
+/// The time so many seconds and nanoseconds after 1970 began.
+pub fn since_epoch(seconds: i64, nanoseconds: u32) -> SystemTime {
     let nanoseconds = Duration::from_nanos(u64::from(nanoseconds));
     let positive = seconds >= 0;
     let seconds = Duration::from_secs(seconds.unsigned_abs());

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use polystore::disk::{Disk, SystemDisk};
 
+use super::attr;
 use super::fs::Fs;
 use super::handles::{Counted, Handle, Target};
 use super::turns::Turn;
@@ -119,7 +120,25 @@ impl Fs {
             (None, Some(editor)) => editor.edit.draft(),
             (None, None) => None,
         };
-        draft.map_or(Ok(()), |draft| self.engine.seal(&draft))
+        draft.map_or(Ok(()), |draft| {
+            self.keep_ctime(&draft, || self.engine.seal(&draft))
+        })
+    }
+
+    /// Does to `draft` what moves its ctime, which is not shown.
+    fn keep_ctime<T>(&self, draft: &Draft<SystemDisk>, work: impl FnOnce() -> T) -> T {
+        let ctime = || {
+            attr::of_file(&draft.file)
+                .ok()
+                .map(|stat| attr::ctime(&stat))
+        };
+        let before = ctime();
+        let done = work();
+        if let (Some(before), Some(after)) = (before, ctime()) {
+            let mut nodes = self.tree.nodes();
+            nodes.ctime_moved(draft.file_id, before, after);
+        }
+        done
     }
 
     /// The content of `handle`'s file becomes durable.
@@ -233,7 +252,7 @@ impl Fs {
                 fs.tree
                     .supersede(&draft.place, draft.opener.map(|opener| opener.pid));
             }
-            fs.engine.settle(&draft);
+            fs.keep_ctime(&draft, || fs.engine.settle(&draft));
             if let Some(edit) = fs.engine.edit_at(&draft.place.slot) {
                 fs.forget_content_of(&edit); // It may show what was just published.
             }

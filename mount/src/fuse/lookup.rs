@@ -73,7 +73,7 @@ impl Fs {
         };
         let ttl = if volatile { NOT_REMEMBERED } else { REMEMBERED };
         Entry {
-            attr: attr::to_kernel(stat, node),
+            attr: self.tree.nodes().attr(stat, node, node),
             attr_ttl: attr_ttl(stat, node),
             entry_ttl: ttl,
         }
@@ -96,7 +96,7 @@ impl Fs {
             told
         };
         Ok(Entry {
-            attr: attr::to_kernel(&stat, node),
+            attr: self.tree.nodes().attr(&stat, node, node),
             attr_ttl: attr_ttl(&stat, node),
             entry_ttl: NOT_REMEMBERED,
         })
@@ -131,8 +131,9 @@ impl Fs {
         } else {
             REMEMBERED
         };
-        let shown = self.tree.nodes().shown_inode(node, &stat);
-        Ok((attr::to_kernel(&stat, shown), ttl))
+        let nodes = self.tree.nodes();
+        let shown = nodes.shown_inode(node, &stat);
+        Ok((nodes.attr(&stat, node, shown), ttl))
     }
 
     /// Where the symbolic link `node` points to.

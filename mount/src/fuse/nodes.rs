@@ -21,6 +21,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::sync::{Arc, Weak};
 
+use fuser::FileAttr;
 use polystore::disk::{FileId, Kind, SystemDisk};
 use rustix::fs::Statx;
 
@@ -88,11 +89,21 @@ fn edit_id(edit: &Edit<SystemDisk>) -> FileId {
     }
 }
 
+/// Seconds and nanoseconds since 1970.
+pub type Moment = (i64, u32);
+
+/// A ctime that the mount itself has moved.
+struct Ctime {
+    real: Moment,
+    shown: Moment,
+}
+
 /// All nodes.
 pub struct Nodes {
     /// Boxed, so that the table takes little more than they do, however it grows.
     map: HashMap<u64, Box<Node>>,
     made_up: HashMap<FileId, u64>,
+    ctimes: HashMap<u64, Ctime>,
     next: u64,
     device: u64,
     root: FileId,
@@ -105,6 +116,7 @@ impl Nodes {
         Nodes {
             map: HashMap::new(),
             made_up: HashMap::new(),
+            ctimes: HashMap::new(),
             next: MADE_UP,
             device: id.device,
             root: id,
@@ -276,10 +288,34 @@ impl Nodes {
         }
         let id = node.id;
         self.map.remove(&number);
+        self.ctimes.remove(&number);
         if self.made_up.get(&id) == Some(&number) {
             self.made_up.remove(&id);
         }
         true
+    }
+
+    /// What the mount did itself to the file with the inode `id`, to publish it, has moved its ctime from
+    /// `before` to `after`: it is shown as it was. A program that looked at its file before it closed
+    /// it (git does) shall find it unchanged.
+    pub fn ctime_moved(&mut self, id: FileId, before: Moment, after: Moment) {
+        let Some(number) = self.of(id).filter(|_| before != after) else {
+            return;
+        };
+        let earlier = self.ctimes.get(&number);
+        let shown = earlier.filter(|ctime| ctime.real == before);
+        let shown = shown.map_or(before, |ctime| ctime.shown);
+        self.ctimes.insert(number, Ctime { real: after, shown });
+    }
+
+    /// What the kernel is told of `stat` as node `number`, which has the inode number `shown`.
+    pub fn attr(&self, stat: &Statx, number: u64, shown: u64) -> FileAttr {
+        let mut attr = attr::to_kernel(stat, shown);
+        let moved = self.ctimes.get(&number);
+        if let Some(moved) = moved.filter(|ctime| ctime.real == attr::ctime(stat)) {
+            attr.ctime = attr::since_epoch(moved.shown.0, moved.shown.1);
+        }
+        attr
     }
 
     /// Gives back what the table does not need any more. Whether that was much.
