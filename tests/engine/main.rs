@@ -20,6 +20,7 @@ mod model;
 mod naming;
 mod rewrite;
 mod session;
+mod turns;
 
 /// How long property tests go on: `POLYSTORE_TEST_ROUNDS` histories, or `short`.
 fn rounds(short: u32) -> proptest::test_runner::Config {

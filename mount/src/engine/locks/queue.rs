@@ -129,8 +129,9 @@ impl State {
 
     /// Whether some program's own lock settles who has the file.
     pub(super) fn is_settled_by_lock(&self) -> bool {
-        let mut held = self.held.iter();
-        held.any(|held| held.class != Class::Turn && held.terms.own_protocol)
+        let own = |held: &&Request| held.class != Class::Turn && held.terms.own_protocol;
+        let is_pending = |held: &Request| self.pending().any(|pending| pending.is_of(held));
+        self.held.iter().filter(own).any(|held| !is_pending(held))
     }
 
     /// Whether an open need not wait for a turn, because there are none at present.
@@ -138,9 +139,12 @@ impl State {
         request.class == Class::Turn && request.terms.own_protocol && self.is_settled_by_lock()
     }
 
-    pub(super) fn end_turn(&mut self, turn: u64) {
+    /// Ends `turn`. Whether it was held.
+    pub(super) fn end_turn(&mut self, turn: u64) -> bool {
+        let before = self.held.len();
         self.held
             .retain(|held| !(held.class == Class::Turn && held.owner == turn));
+        self.held.len() < before
     }
 
     pub(super) fn drop_own(&mut self, request: &Request) {
@@ -153,8 +157,9 @@ impl State {
         !passable.is_empty() && blockers.all(|held| passable.contains(&(held.class, held.owner)))
     }
 
-    /// Grants `request` if nothing is in its way.
-    pub(super) fn take(&mut self, request: &mut Request, passable: &[(Class, u64)]) -> Step {
+    /// Grants `request` if nothing is in its way. Who gives up a turn for it waits behind nobody.
+    pub(super) fn take(&mut self, request: &Request, passable: &[(Class, u64)]) -> Step {
+        let ended = request.terms.ends_turn.map(|turn| self.end_turn(turn));
         if self.is_let_in(request) {
             return Step::Granted;
         }
@@ -162,9 +167,10 @@ impl State {
             self.apply(*request);
             return Step::Granted;
         }
-        let has_it = self.held.iter().any(|held| held.is_of(request));
-        let free =
-            self.conflict(request).is_none() && (has_it || !self.is_behind(request, usize::MAX));
+        let first = ended == Some(true)
+            || self.held.iter().any(|held| held.is_of(request))
+            || !self.is_behind(request, usize::MAX);
+        let free = first && self.conflict(request).is_none();
         let passes = !free && self.passes(request, passable);
         if !free && !passes {
             return Step::BusyHere;
@@ -233,21 +239,27 @@ impl State {
 
     /// Tries again what is held here and was busy outside.
     pub(super) fn admit_pending(&mut self) -> Vec<Answer> {
-        let Some(fair) = &mut self.fair else {
-            return Vec::new();
-        };
         let mut admitted = Vec::new();
-        while let Some(waiting) = fair.pending.pop_front() {
+        while let Some(waiting) = self.next_pending() {
+            if self.is_let_in(&waiting.request) {
+                self.drop_own(&waiting.request);
+                admitted.push(waiting.answer);
+                continue;
+            }
+            let Some(fair) = &mut self.fair else {
+                break;
+            };
             if fair.admit(&waiting.request) == Taken::Busy {
                 fair.pending.push_front(waiting);
                 break;
             }
             admitted.push(waiting.answer);
         }
-        if !self.held.iter().any(Request::is_outside) {
-            fair.outside.unlock();
-        }
         admitted
+    }
+
+    fn next_pending(&mut self) -> Option<Waiting> {
+        self.fair.as_mut()?.pending.pop_front()
     }
 
     /// Takes out those who wait, here or outside.

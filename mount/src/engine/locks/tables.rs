@@ -114,7 +114,7 @@ impl Locks {
     pub fn set_past(
         self: &Arc<Self>,
         table: &Arc<Table>,
-        mut request: Request,
+        request: Request,
         passable: &[(Class, u64)],
         wait: Wait,
         answer: Answer,
@@ -124,10 +124,7 @@ impl Locks {
             return answer(Err(Refused::Deadlock));
         }
         let mut state = unpoisoned(&table.state);
-        if let Some(turn) = request.terms.ends_turn {
-            state.end_turn(turn);
-        }
-        let step = state.take(&mut request, passable);
+        let step = state.take(&request, passable);
         let kept = match (step, wait) {
             (Step::Granted, _) => Some((answer, Ok(()))),
             (_, Wait::No) => {
@@ -186,12 +183,11 @@ impl Locks {
 
     /// Tries again for those who have it here and not outside.
     fn try_outside(self: &Arc<Self>, table: &Arc<Table>, mut state: MutexGuard<'_, State>) {
-        let admitted = state.admit_pending();
+        let mut answered = state.admit_pending();
+        // A lock that is held now may let others in.
+        answered.append(&mut state.grant());
         self.go_on(table, state);
-        self.waiters.fetch_sub(admitted.len(), Ordering::AcqRel);
-        for answer in admitted {
-            answer(Ok(()));
-        }
+        self.answer_all(answered, Ok(()));
     }
 
     /// Whether `request` would find somebody else in its way, and who that is.
