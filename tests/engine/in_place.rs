@@ -11,8 +11,12 @@ use crate::world::{APPEND, EDIT, EXCLUSIVE, REWRITE, Setup, World, make_dir, pla
 
 /// Whether a rewrite of `name` by a process of the superuser goes in place.
 fn goes_in_place(world: &World, name: &str) -> bool {
+    opens_in_place(world, name, REWRITE)
+}
+
+fn opens_in_place(world: &World, name: &str, how: Access) -> bool {
     let pid = world.tree.spawn();
-    let handle = world.open(pid, name, REWRITE);
+    let handle = world.open(pid, name, how);
     let in_place = handle.is_in_place();
     world.kill(pid, &[], vec![handle]);
     in_place
@@ -64,13 +68,15 @@ fn files_with_several_names() {
 }
 
 #[test]
-fn lock_files_that_exist() {
+fn lock_files() {
     let world = World::with(&[("x.lock", "")]);
     assert!(goes_in_place(&world, "x.lock"));
     assert!(
-        !goes_in_place(&world, "new.lock"),
+        !opens_in_place(&world, "index.lock", EXCLUSIVE),
         "git's index.lock is a draft"
     );
+    assert!(goes_in_place(&world, "new.lock"), "seen as soon as it is made");
+    assert_eq!(world.published("new.lock").as_deref(), Some(""));
 }
 
 #[test]

@@ -282,7 +282,9 @@ turns = os.open("turns.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 def ended(pid):
     try:
         with open(f"/proc/{pid}/stat") as f:
-            return f.read().rpartition(")")[2].split()[0] in "ZX"
+            fields = f.read().rpartition(")")[2].split()
+            # PF_EXITING: its files are closed before it is a zombie.
+            return fields[0] in "ZX" or int(fields[6]) & 4
     except (FileNotFoundError, ProcessLookupError):
         return True
 
