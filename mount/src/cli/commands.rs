@@ -73,7 +73,7 @@ pub struct LockArgs {
     after_help = "Examples:\n  \
         sort names.txt | uniq | polystore write names.txt\n  \
         jq .debug=true config.json | polystore write config.json\n\n\
-        A pipe does not tell whether what was before it failed: use `set -o pipefail`, or\n  \
+        It cannot tell whether what was before it in the pipe failed. Where that matters:\n  \
         jq .debug=true config.json > /tmp/new && polystore write config.json < /tmp/new\n\n\
         Exit codes:\n  \
         0   FILE is replaced\n  \

@@ -45,7 +45,11 @@ pub fn command(args: &WriteArgs) -> Result<(), Failure> {
     let mount = mountinfo::mount_of(&spot.dir).map_err(&failed)?;
     if mount.is_some_and(|entry: Entry| entry.is_polystore()) {
         let mut content = soak_up()?;
-        return write_in_mount(&path, &mut content, args.timeout);
+        let file = open_in_turn(&path, args.timeout).map_err(|refused| match refused {
+            NoTurn::TimedOut(time) => late(&args.file, time),
+            NoTurn::Failed(error) => failed(error),
+        })?;
+        return fill(file, &mut content).map_err(failed);
     }
     if spot.is_lock() {
         let mut content = soak_up()?;
@@ -109,26 +113,22 @@ fn take(lock: &Path, patience: Option<Duration>) -> Result<Turn, Failure> {
     })
 }
 
-/// As any program writes it: what that means, the mount knows.
-fn write_in_mount(
-    path: &Path,
-    content: &mut SpooledTempFile,
-    timeout: Option<Duration>,
-) -> Result<(), Failure> {
-    let failed = failed(path);
-    let mut file = open_in_turn(path, timeout).map_err(|refused| match refused {
-        NoTurn::TimedOut(time) => {
-            let shown = quote::path(path);
-            let text = format!("{shown}: its turn did not come in {time:?}");
-            Failure::with_code(text, NO_TURN)
-        }
-        NoTurn::Failed(error) => failed(error),
-    })?;
+fn late(path: &Path, waited: Duration) -> Failure {
+    let shown = quote::path(path);
+    let text = match waited.is_zero() {
+        true => format!("{shown}: it is somebody else's turn"),
+        false => format!("{shown}: its turn did not come in {waited:?}"),
+    };
+    Failure::with_code(text, NO_TURN)
+}
+
+/// Writes a file of a mount, as any program does: what that means, the mount knows.
+fn fill(mut file: File, content: &mut SpooledTempFile) -> io::Result<()> {
     let mut buffer = vec![0; 128 << 10];
     loop {
         match content.read(&mut buffer) {
             Ok(0) => break,
-            Ok(read) => file.write_all(&buffer[..read]).map_err(&failed)?,
+            Ok(read) => file.write_all(&buffer[..read])?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 // Closing the file would publish the half of it.
@@ -137,7 +137,7 @@ fn write_in_mount(
             }
         }
     }
-    close(file).map_err(failed)
+    close(file)
 }
 
 /// Opens a file to rewrite it, which in a mount may have to wait for its turn.
