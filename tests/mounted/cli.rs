@@ -24,6 +24,24 @@ def start(*arguments, **keywords):
     """Starts one, connected by pipes."""
     pipes = {name: subprocess.PIPE for name in ("stdin", "stdout", "stderr")}
     return subprocess.Popen([POLYSTORE, *arguments], text=True, **pipes, **keywords)
+
+class Held:
+    """The turn at a lock file, held by a process that starts none of the others: those would pass."""
+
+    def __init__(self, path):
+        def hold(line):
+            fd = os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            line.say("held")
+            time.sleep(100)
+        self.holder = Worker(hold)
+
+    def __enter__(self):
+        equal(self.holder.hear(), "held")
+
+    def __exit__(self, *_):
+        self.holder.kill()
+        self.holder.wait()
 "#;
 
 /// Runs a Python script in a plain directory.

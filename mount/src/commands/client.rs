@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use polystore_mount::control::{CONTROL_DIR, CONTROL_FILE, Code, ControlError, read_reply};
 use rustix::io::Errno;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::quote;
 use crate::run::mountinfo::{self, Entry};
@@ -93,23 +93,26 @@ impl Mount {
 
     /// Sends a request and returns the reply as it came, with its newline.
     pub fn ask_for_line(&self, request: &str) -> Result<Vec<u8>, ControlError> {
-        // Opened for each request: a descriptor that stays open keeps a mount busy.
-        let channel = self.open()?;
-        let written = send(&channel, request.as_bytes());
-        let mut line = Vec::new();
-        let read = BufReader::new(&channel).read_until(b'\n', &mut line);
-        match (written, read) {
-            // The reply says more than the number of the error.
-            (Err(_), Ok(_)) if read_reply::<serde::de::IgnoredAny>(&line).is_err_and(is_told) => {
-                Ok(line)
+        loop {
+            // Opened for each request: a descriptor that stays open keeps a mount busy.
+            let channel = self.open()?;
+            let sent = send(&channel, request.as_bytes());
+            let line = reply(&channel)?;
+            // A signal that did not end this process ended the waiting for a turn: nothing was done.
+            let interrupted = sent == Err(Errno::INTR)
+                || read_reply::<IgnoredAny>(&line).is_err_and(|e| e.code == Code::Interrupted);
+            match sent {
+                _ if interrupted => {}
+                // The reply says more than the number of the error.
+                _ if !line.is_empty() => return Ok(line),
+                Err(error) => return Err(io::Error::from(error).into()),
+                Ok(()) => {
+                    return Err(ControlError::new(
+                        Code::BadMessage,
+                        "the mount did not reply",
+                    ));
+                }
             }
-            (Err(error), _) => Err(ControlError::from(io::Error::from(error))),
-            (Ok(()), Err(error)) => Err(error.into()),
-            (Ok(()), Ok(_)) if line.is_empty() => Err(ControlError::new(
-                Code::BadMessage,
-                "the mount did not reply",
-            )),
-            (Ok(()), Ok(_)) => Ok(line),
         }
     }
 
@@ -142,24 +145,29 @@ pub fn without_path(mut error: ControlError, path: &str) -> ControlError {
     error
 }
 
-/// Whether this is what a mount said, and not that it said nothing that is a reply.
-fn is_told(error: ControlError) -> bool {
-    error.code != Code::BadMessage || !error.message.starts_with("not a reply")
-}
-
 /// Writes a request. It is executed in the last write().
 fn send(channel: &File, request: &[u8]) -> Result<(), Errno> {
     let mut rest = request;
-    while !rest.is_empty() {
-        match rustix::io::write(channel, rest) {
-            Ok(0) => return Err(Errno::IO),
-            Ok(written) => rest = rest.get(written..).unwrap_or_default(),
-            // A signal that did not end this process ended the waiting for a turn: nothing was done.
-            Err(Errno::INTR) => rest = request,
-            Err(error) => return Err(error),
+    loop {
+        let written = rustix::io::write(channel, rest)?;
+        rest = rest.get(written..).unwrap_or_default();
+        if rest.is_empty() {
+            return Ok(());
+        }
+        // The system hands a long request over in parts. If it fails with the last of them, the
+        // write is short, and the rest must not be taken for another request.
+        let is_done = reply(channel).is_ok_and(|line| !line.is_empty());
+        if written == 0 || is_done {
+            return Ok(());
         }
     }
-    Ok(())
+}
+
+/// The reply to the last request; empty if that is not whole yet.
+fn reply(channel: &File) -> io::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    BufReader::new(channel).read_until(b'\n', &mut line)?;
+    Ok(line)
 }
 
 /// The mount of all that `entry` shows a part of.

@@ -27,9 +27,10 @@ const NOT_FOUND: u8 = 127;
 
 /// Runs `polystore lock`; the exit code is the command's.
 pub fn command(args: LockArgs) -> Result<u8, Failure> {
-    let path = lock_file(&args.file).map_err(|error| {
+    let failed = |error: io::Error| {
         Failure::with_code(format!("{}: {error}", quote::path(&args.file)), FAILED)
-    })?;
+    };
+    let path = lock_file(&args.file).map_err(failed)?;
     let patience = match args.nonblock {
         true => Some(Duration::ZERO),
         false => args.timeout,
@@ -42,8 +43,13 @@ pub fn command(args: LockArgs) -> Result<u8, Failure> {
         };
         Failure::with_code(refused.explain(&path), code)
     })?;
-    let passport = (!args.shared).then(|| turn.passport());
-    let status = run(&args.command, passport)?;
+    // Who only shares it cannot pass it on.
+    let passport = match args.shared {
+        true => None,
+        false => Some(turn.passport().map_err(failed)?),
+    };
+    let variable = passport.as_ref().map(|passport| &passport.variable);
+    let status = run(&args.command, variable)?;
     drop(turn);
     Ok(exit_code(status))
 }
@@ -57,7 +63,10 @@ fn lock_file(file: &Path) -> io::Result<PathBuf> {
     }
 }
 
-fn run(line: &[OsString], passport: Option<(&'static str, String)>) -> Result<ExitStatus, Failure> {
+fn run(
+    line: &[OsString],
+    passport: Option<&(&'static str, String)>,
+) -> Result<ExitStatus, Failure> {
     let (program, arguments) = line
         .split_first()
         .ok_or_else(|| Failure::with_code("no command", FAILED))?;
@@ -74,7 +83,9 @@ fn run(line: &[OsString], passport: Option<(&'static str, String)>) -> Result<Ex
     let mut signals = Signals::new(unless_ignored(&[SIGINT, SIGQUIT, SIGTERM, SIGHUP]))
         .map_err(|error| Failure::with_code(format!("signals: {error}"), FAILED))?;
     let mut command = Command::new(program);
-    command.args(arguments).envs(passport);
+    command
+        .args(arguments)
+        .envs(passport.map(|(name, value)| (name, value)));
     // One that came just before it would be lost.
     if let Some(signal) = signals.pending().next() {
         return Ok(ExitStatus::from_raw(signal));

@@ -6,19 +6,22 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
 
 use polystore::disk::{self, Disk, FileId, SystemDisk};
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, MemfdFlags};
 use rustix::io::Errno;
 
 use crate::quote;
+use crate::run::mountinfo;
 
-/// What tells the commands that a holder starts that they are his: `PID:DEVICE:INODE`, with commas.
-/// As in a mount, those whom the holder started need not wait for him.
+/// What tells the commands that a holder starts that they are his: `PID:DEVICE:INODE:DESCRIPTOR`,
+/// with commas. As in a mount, those whom the holder started need not wait for him. They wait for
+/// each other: they lock the file without a name that the holder has open as that descriptor.
 const HELD: &str = "POLYSTORE_TURNS";
 
 /// As many generations are looked at as a process may reasonably have.
@@ -27,9 +30,17 @@ const MAX_ANCESTORS: usize = 4096;
 /// A turn that is held. Dropping it, or the end of the process, however it ends, gives it up.
 #[derive(Debug)]
 pub struct Turn {
-    /// `None` where an ancestor holds it for us.
-    file: Option<File>,
+    /// What is locked: the lock file, or what an ancestor who has the turn lends in its place.
+    file: File,
+    /// Of the lock file.
     id: FileId,
+}
+
+/// What lets a command pass that is started under a turn. To be kept while it runs.
+pub struct Passport {
+    /// The variable and its value.
+    pub variable: (&'static str, String),
+    _lent: OwnedFd,
 }
 
 /// Why there is no turn.
@@ -60,42 +71,44 @@ impl NoTurn {
 impl Turn {
     /// Waits for the lock of `path`, which is made if it is missing, for `patience`, or for ever.
     pub fn take(path: &Path, shared: bool, patience: Option<Duration>) -> Result<Turn, NoTurn> {
-        if let Some(turn) = of_ancestor(path) {
-            return Ok(turn);
-        }
-        match patience {
-            None => lock(path, shared, true).map_err(NoTurn::Failed),
-            Some(time) if time.is_zero() => match lock(path, shared, false) {
+        let lender = lender(path).map_err(NoTurn::Failed)?;
+        let id = lender.as_ref().map(|(_, id)| *id);
+        let place = lender.map_or(path.to_owned(), |(place, _)| place);
+        let mut turn = match patience {
+            None => lock(&place, shared, true).map_err(NoTurn::Failed),
+            Some(time) if time.is_zero() => match lock(&place, shared, false) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     Err(NoTurn::TimedOut(time))
                 }
                 other => other.map_err(NoTurn::Failed),
             },
-            Some(time) => lock_within(path.to_owned(), shared, time),
-        }
+            Some(time) => lock_within(place, shared, time),
+        }?;
+        turn.id = id.unwrap_or(turn.id);
+        Ok(turn)
     }
 
-    /// The variable, and its value, that let a command pass which is started under this turn.
-    pub fn passport(&self) -> (&'static str, String) {
-        let own = format!(
-            "{}:{}:{}",
-            std::process::id(),
-            self.id.device,
-            self.id.inode
-        );
-        match std::env::var(HELD) {
-            Ok(others) if !others.is_empty() => (HELD, format!("{others},{own}")),
-            _ => (HELD, own),
+    /// For a command that is started under this turn.
+    pub fn passport(&self) -> io::Result<Passport> {
+        let lent = rustix::fs::memfd_create("polystore-turn", MemfdFlags::CLOEXEC)?;
+        let mut value = std::env::var(HELD).unwrap_or_default();
+        if !value.is_empty() {
+            value.push(',');
         }
+        let FileId { device, inode } = self.id;
+        let pid = std::process::id();
+        value.push_str(&format!("{pid}:{device}:{inode}:{}", lent.as_raw_fd()));
+        Ok(Passport {
+            variable: (HELD, value),
+            _lent: lent,
+        })
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        if let Some(file) = &self.file {
-            // Not left to the closing: in a mount that is done after close() has returned.
-            let _ = rustix::fs::flock(file, FlockOperation::Unlock);
-        }
+        // Not left to the closing: in a mount that is done after close() has returned.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 }
 
@@ -139,32 +152,47 @@ fn lock(path: &Path, shared: bool, wait: bool) -> io::Result<Turn> {
         }
         let id = SystemDisk.stat_file(&file)?.id;
         if disk::id_at(path)? == Some(id) {
-            return Ok(Turn {
-                file: Some(file),
-                id,
-            });
+            return Ok(Turn { file, id });
         }
         // Somebody removed the file, and others may by now have locked the next of that name.
         file = disk::open_lock(path, false)?;
     }
 }
 
-/// The turn at `path`, if an ancestor of this process holds it.
-fn of_ancestor(path: &Path) -> Option<Turn> {
-    let held = std::env::var(HELD).ok()?;
-    let id = disk::id_at(path).ok().flatten()?;
-    let holders: Vec<u32> = holders_of(&held, id).collect();
-    let holds = !holders.is_empty() && ancestors().any(|pid| holders.contains(&pid));
-    holds.then_some(Turn { file: None, id })
+/// What is locked in place of `path`, and which file that is, if an ancestor of this process has the
+/// turn at it. In a mount it is the mount who lets descendants pass.
+fn lender(path: &Path) -> io::Result<Option<(PathBuf, FileId)>> {
+    let Ok(held) = std::env::var(HELD) else {
+        return Ok(None);
+    };
+    let Some(id) = disk::id_at(path)? else {
+        return Ok(None);
+    };
+    if mountinfo::mount_of(path)?.is_some_and(|entry| entry.is_polystore()) {
+        return Ok(None);
+    }
+    let lenders: Vec<(u32, u32)> = lenders_of(&held, id).collect();
+    if lenders.is_empty() {
+        return Ok(None);
+    }
+    // The nearest: he has the turn from those above.
+    let lender = ancestors().find_map(|pid| lenders.iter().find(|lender| lender.0 == pid));
+    let place = lender.map(|(pid, fd)| PathBuf::from(format!("/proc/{pid}/fd/{fd}")));
+    // Another user's cannot be opened; then there is nothing but to wait.
+    Ok(place
+        .filter(|place| File::open(place).is_ok())
+        .map(|place| (place, id)))
 }
 
-fn holders_of(held: &str, id: FileId) -> impl Iterator<Item = u32> {
+/// Process and descriptor of those who have the turn at the file `id`.
+fn lenders_of(held: &str, id: FileId) -> impl Iterator<Item = (u32, u32)> {
     held.split(',').filter_map(move |entry| {
         let mut numbers = entry.split(':');
         let pid = numbers.next()?.parse().ok()?;
         let device: u64 = numbers.next()?.parse().ok()?;
         let inode: u64 = numbers.next()?.parse().ok()?;
-        ((device, inode) == (id.device, id.inode)).then_some(pid)
+        let descriptor = numbers.next()?.parse().ok()?;
+        ((device, inode) == (id.device, id.inode)).then_some((pid, descriptor))
     })
 }
 
@@ -230,10 +258,10 @@ mod tests {
             device: 7,
             inode: 9,
         };
-        let of = |held| holders_of(held, id).collect::<Vec<_>>();
-        assert_eq!(of("12:7:9,13:7:8,14:7:9"), [12, 14]);
-        assert_eq!(of(""), [0; 0]);
-        assert_eq!(of("x:7:9,5:7,-3:7:9,,"), [0; 0]);
+        let of = |held| lenders_of(held, id).collect::<Vec<_>>();
+        assert_eq!(of("12:7:9:3,13:7:8:3,14:7:9:4"), [(12, 3), (14, 4)]);
+        assert_eq!(of(""), []);
+        assert_eq!(of("x:7:9:3,5:7,-3:7:9:3,5:7:9,,"), []);
         assert!(ancestors().count() > 0);
     }
 }

@@ -17,7 +17,7 @@ use super::place::{Spot, failed, is_document_name};
 use super::plain;
 use super::turn::{NoTurn, Turn};
 use crate::cli::WriteArgs;
-use crate::run::mountinfo::{self, Entry};
+use crate::run::mountinfo;
 use crate::{Failure, complain, quote};
 
 /// What is kept in memory of standard input; the rest goes to a file without a name.
@@ -43,7 +43,7 @@ pub fn command(args: &WriteArgs) -> Result<(), Failure> {
         _ => {}
     }
     let mount = mountinfo::mount_of(&spot.dir).map_err(&failed)?;
-    if mount.is_some_and(|entry: Entry| entry.is_polystore()) {
+    if mount.is_some_and(|entry| entry.is_polystore()) {
         let mut content = soak_up()?;
         let file = open_in_turn(&path, args.timeout).map_err(|refused| match refused {
             NoTurn::TimedOut(time) => late(&args.file, time),

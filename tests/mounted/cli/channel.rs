@@ -61,8 +61,7 @@ equal((read("d.json"), read("text.json")), (b'{"a":1,"b":2}\n', b"no document\n"
 assert not os.path.exists("none.json")
 
 # Its turn.
-with open("d.json.lock") as f:
-    fcntl.flock(f, fcntl.LOCK_EX)
+with Held("d.json.lock"):
     for time_ in "0", "300ms":
         begun = time.monotonic()
         refused(75, "d.json", "d.json", "--merge", "1", "--timeout", time_)
@@ -70,9 +69,34 @@ with open("d.json.lock") as f:
     waiter = start("update", "d.json", "--merge", '{"c": null, "d": 4}')
     time.sleep(0.3)
     assert waiter.poll() is None
-    fcntl.flock(f, fcntl.LOCK_UN)
 equal(waiter.wait(20), 0)
 equal(read("d.json"), b'{"a":1,"b":2,"d":4}\n')
+
+# Names that are not UTF-8, and such that would move the cursor.
+odd = b"\xff\x1b.json"
+result = update(odd, "--merge", "1")
+if MOUNTED:
+    equal(result.returncode, 1)
+    assert "UTF-8" in result.stderr and "\x1b" not in result.stderr, result.stderr
+else:
+    equal((result.returncode, read(odd)), (0, b"1\n"), result.stderr)
+
+# Long requests, that fail and that do not.
+long = json.dumps({"long": ["x" * 1000] * 3000})
+equal(update("long.json", "--merge", "-", input=long).returncode, 0)
+equal(json.loads(read("long.json")), json.loads(long))
+patch = [{"op": "add", "path": "/more", "value": json.loads(long)}, {"op": "test", "path": "/long", "value": 1}]
+refused(3, "long.json", "long.json", "--patch", "-", input=json.dumps(patch))
+
+# Who has the turn already need not wait for himself.
+inner = [POLYSTORE, "update", "d.json", "--timeout", "5", "--merge", '{"d": 5}', "--print"]
+result = polystore("lock", "d.json", "--", *inner)
+equal((result.returncode, result.stdout), (0, '{"a":1,"b":2,"d":5}\n'), result.stderr)
+# Those whom he starts wait for each other.
+write("n.json", "[]")
+script = f"for i in 1 2 3 4 5 6 7 8; do {POLYSTORE} update n.json --patch '[{{\"op\":\"add\",\"path\":\"/-\",\"value\":1}}]' & done; wait"
+equal(polystore("lock", "n.json", "--", "bash", "-c", script).returncode, 0)
+equal(json.loads(read("n.json")), [1] * 8)
 "#;
 
 mount_only!(updates_of_a_plain_directory, |m| {
@@ -217,7 +241,8 @@ mount_only!(
     watching_ends_with_the_mount,
     |m| {
         let script = format!(
-            "{}\nwatcher = start('status', '--watch=0.1', SAFE)\n\
+            "{}\nwatcher = start('status', '--watch=4', SAFE)\n\
+             # It looks again long after the unmount: while it looks the mount would be busy.\n\
              print(watcher.stdout.readline().split(':')[1].split()[0], flush=True)\n\
              rest = watcher.communicate(timeout=60)\n\
              equal(watcher.returncode, 0, rest)\n\
