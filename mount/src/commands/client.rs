@@ -96,8 +96,7 @@ impl Mount {
         loop {
             // Opened for each request: a descriptor that stays open keeps a mount busy.
             let channel = self.open()?;
-            let sent = send(&channel, request.as_bytes());
-            let line = reply(&channel)?;
+            let (sent, line) = exchange(&channel, request.as_bytes())?;
             // A signal that did not end this process ended the waiting for a turn: nothing was done.
             let interrupted = sent == Err(Errno::INTR)
                 || read_reply::<IgnoredAny>(&line).is_err_and(|e| e.code == Code::Interrupted);
@@ -145,20 +144,20 @@ pub fn without_path(mut error: ControlError, path: &str) -> ControlError {
     error
 }
 
-/// Writes a request. It is executed in the last write().
-fn send(channel: &File, request: &[u8]) -> Result<(), Errno> {
+/// Writes a request, which is executed in the last write(), and reads the reply.
+fn exchange(channel: &File, request: &[u8]) -> io::Result<(Result<(), Errno>, Vec<u8>)> {
     let mut rest = request;
     loop {
-        let written = rustix::io::write(channel, rest)?;
+        let written = match rustix::io::write(channel, rest) {
+            Ok(written) => written,
+            Err(error) => return Ok((Err(error), reply(channel)?)),
+        };
         rest = rest.get(written..).unwrap_or_default();
-        if rest.is_empty() {
-            return Ok(());
-        }
         // The system hands a long request over in parts. If it fails with the last of them, the
         // write is short, and the rest must not be taken for another request.
-        let is_done = reply(channel).is_ok_and(|line| !line.is_empty());
-        if written == 0 || is_done {
-            return Ok(());
+        let line = reply(channel)?;
+        if rest.is_empty() || written == 0 || !line.is_empty() {
+            return Ok((Ok(()), line));
         }
     }
 }

@@ -157,6 +157,7 @@ if MOUNTED:
             else:
                 raise AssertionError("no turn in a hundred")
     write("n.json", '{"n": 0}')
+    read("n.json")  # Waits until it is in DATA, too.
     workers = [Worker(work, directory) for directory in (SAFE, DATA, SAFE, DATA)]
     for worker in workers:
         worker.done()
