@@ -166,16 +166,16 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, ControlError> {
 }
 
 fn take(lock: &Path, timeout: Duration) -> Result<Turn, ControlError> {
-    Turn::take(lock, false, Some(timeout)).map_err(|refused| {
-        let code = match &refused {
-            NoTurn::TimedOut(time) if time.is_zero() => Code::Again,
-            NoTurn::TimedOut(_) => Code::TimedOut,
-            NoTurn::Failed(error) => {
-                let number = error.raw_os_error().unwrap_or(libc::EIO);
-                Code::from_errno(number)
-            }
-        };
-        ControlError::new(code, refused.explain(lock))
+    // In the words of a mount.
+    Turn::take(lock, false, Some(timeout)).map_err(|refused| match &refused {
+        NoTurn::TimedOut(time) if time.is_zero() => {
+            ControlError::new(Code::Again, "somebody else has the turn")
+        }
+        NoTurn::TimedOut(_) => ControlError::new(Code::TimedOut, "the turn did not come in time"),
+        NoTurn::Failed(error) => {
+            let number = error.raw_os_error().unwrap_or(libc::EIO);
+            ControlError::new(Code::from_errno(number), refused.explain(lock))
+        }
     })
 }
 

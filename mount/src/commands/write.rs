@@ -53,10 +53,10 @@ pub fn command(args: &WriteArgs) -> Result<(), Failure> {
     }
     if spot.is_lock() {
         let mut content = soak_up()?;
-        let _turn = take(&path, args.timeout)?;
+        let _turn = take(&args.file, &path, args.timeout)?;
         return plain::write_in_place(&path, &mut content).map_err(failed);
     }
-    replace(&spot, args.timeout)
+    replace(args, &spot)
 }
 
 /// Standard input, to its end.
@@ -90,34 +90,36 @@ fn copy_input(to: &mut dyn Write) -> Result<(), Failure> {
 
 /// In a directory that is not mounted: staged beside the old version while it comes, then put in its
 /// place. A lock file is waited for where there is one, and not made.
-fn replace(spot: &Spot, timeout: Option<Duration>) -> Result<(), Failure> {
+fn replace(args: &WriteArgs, spot: &Spot) -> Result<(), Failure> {
     // Its own messages name the file.
     let told = |error: io::Error| Failure::new(quote::text(&error.to_string()));
     let mut file = plain::stage(spot).map_err(told)?;
     copy_input(&mut file)?;
     let lock = spot.lock_file();
     let _turn = match is_document_name(&spot.name) && lock.exists() {
-        true => Some(take(&lock, timeout.or(Some(DOCUMENT_PATIENCE)))?),
+        true => Some(take(
+            &args.file,
+            &lock,
+            args.timeout.or(Some(DOCUMENT_PATIENCE)),
+        )?),
         false => None,
     };
     file.commit().map_err(told)
 }
 
-fn take(lock: &Path, patience: Option<Duration>) -> Result<Turn, Failure> {
-    Turn::take(lock, false, patience).map_err(|refused| {
-        let code = match refused {
-            NoTurn::TimedOut(_) => NO_TURN,
-            NoTurn::Failed(_) => 1,
-        };
-        Failure::with_code(refused.explain(lock), code)
+/// The turn at `file`, for which `lock` is locked.
+fn take(file: &Path, lock: &Path, patience: Option<Duration>) -> Result<Turn, Failure> {
+    Turn::take(lock, false, patience).map_err(|refused| match refused {
+        NoTurn::TimedOut(time) => late(file, time),
+        NoTurn::Failed(_) => Failure::new(refused.explain(lock)),
     })
 }
 
 fn late(path: &Path, waited: Duration) -> Failure {
     let shown = quote::path(path);
     let text = match waited.is_zero() {
-        true => format!("{shown}: it is somebody else's turn"),
-        false => format!("{shown}: its turn did not come in {waited:?}"),
+        true => format!("{shown}: somebody else has the turn"),
+        false => format!("{shown}: the turn did not come in {waited:?}"),
     };
     Failure::with_code(text, NO_TURN)
 }

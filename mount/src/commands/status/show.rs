@@ -164,7 +164,7 @@ fn counters(stats: &Stats) -> String {
     let list = |counters: &[(&str, Option<u64>)]| {
         let known = counters
             .iter()
-            .filter_map(|(name, count)| Some(format!("{} {name}", (*count)?)));
+            .filter_map(|(name, count)| Some(format!("{name} {}", (*count)?)));
         known.collect::<Vec<_>>().join(", ")
     };
     let lines = [
@@ -243,8 +243,8 @@ mod tests {
              2026-01-31T12:00:00Z  d     No space left on device\n\n\
              salvage:\n\
              1 kept, 5 bytes (polystore salvage list)\n\n\
-             since it was mounted: 3 opened\n\
-             now: 1 waiters\n"
+             since it was mounted: opened 3\n\
+             now: waiters 1\n"
         );
     }
 
