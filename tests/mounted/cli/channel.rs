@@ -95,8 +95,9 @@ equal((result.returncode, result.stdout), (0, '{"a":1,"b":2,"d":5}\n'), result.s
 # Those whom he starts wait for each other.
 write("n.json", "[]")
 script = f"for i in 1 2 3 4 5 6 7 8; do {POLYSTORE} update n.json --patch '[{{\"op\":\"add\",\"path\":\"/-\",\"value\":1}}]' & done; wait"
-equal(polystore("lock", "n.json", "--", "bash", "-c", script).returncode, 0)
-equal(json.loads(read("n.json")), [1] * 8)
+result = polystore("lock", "n.json", "--", "bash", "-c", script)
+equal(result.returncode, 0)
+equal(json.loads(read("n.json")), [1] * 8, result.stderr)
 "#;
 
 mount_only!(updates_of_a_plain_directory, |m| {
