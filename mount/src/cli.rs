@@ -1,10 +1,14 @@
 //! What can be said on the command line.
 
+mod commands;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use commands::{LockArgs, PublishArgs, PurgeArgs, StatusArgs, UpdateArgs, WriteArgs};
 
 /// Bytes of dropped drafts that are kept unless `--salvage` says otherwise.
 const SALVAGE_DEFAULT: &str = "1G";
@@ -33,6 +37,11 @@ pub struct Cli {
 pub enum Command {
     Mount(MountArgs),
     Unmount(UnmountArgs),
+    Status(StatusArgs),
+    Lock(LockArgs),
+    Write(WriteArgs),
+    Update(UpdateArgs),
+    Publish(PublishArgs),
     Salvage(SalvageArgs),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  \
@@ -140,13 +149,14 @@ pub struct UnmountArgs {
 
 #[derive(Debug, Args)]
 #[command(
-    about = "List and restore what was written but never became a version",
-    long_about = "List and restore what was written but never became a version: drafts of writers \
+    about = "List, restore and remove what was written but never became a version",
+    long_about = "List, restore and remove what was written but never became a version: drafts of writers \
         that were killed, and drafts that could not be written to the end.\n\n\
         It is kept in DATA/.polystore/salvage, up to the size that `polystore mount --salvage` \
         was given.",
     after_help = "Example:\n  polystore salvage list ./safe\n  \
-        polystore salvage restore ./safe ID --to rescued.txt"
+        polystore salvage restore ./safe ID --to rescued.txt\n  \
+        polystore salvage purge ./safe --older-than 7d"
 )]
 pub struct SalvageArgs {
     #[command(subcommand)]
@@ -178,6 +188,11 @@ pub enum SalvageCommand {
         #[arg(long)]
         force: bool,
     },
+    /// Remove some or all of them
+    #[command(after_help = "Examples:\n  \
+        polystore salvage purge ./safe ID\n  \
+        polystore salvage purge ./safe --older-than 7d")]
+    Purge(PurgeArgs),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

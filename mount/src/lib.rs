@@ -18,5 +18,5 @@ pub use fuse::{MountError, MountOptions, Mounted, mount};
 
 /// What dropped drafts were kept, for their owners.
 pub mod salvage {
-    pub use crate::engine::salvage::{Item, list, restore};
+    pub use crate::engine::salvage::{Item, Removed, list, purge, restore};
 }

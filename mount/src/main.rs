@@ -1,11 +1,11 @@
 //! The `polystore` command.
 
 mod cli;
+mod commands;
 mod locate;
 mod logging;
 mod quote;
 mod run;
-mod salvage_cmd;
 
 use std::fmt;
 use std::io::{self, Write};
@@ -15,34 +15,51 @@ use clap::{CommandFactory, Parser};
 
 /// Why a command failed, ready to be printed: it names the path and the cause.
 #[derive(Debug)]
-pub struct Failure(String);
+pub struct Failure {
+    message: String,
+    code: u8,
+}
 
 impl Failure {
     /// A failure that `message` explains.
     pub fn new(message: impl Into<String>) -> Self {
-        Failure(message.into())
+        Failure::with_code(message, 1)
+    }
+
+    /// A failure that ends the program with an exit code of its own.
+    pub fn with_code(message: impl Into<String>, code: u8) -> Self {
+        Failure {
+            message: message.into(),
+            code,
+        }
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.message)
     }
 }
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
+    let done = |()| 0;
     let result = match cli.command {
-        cli::Command::Mount(args) => run::mount(args),
-        cli::Command::Unmount(args) => run::unmount::command(&args.mountpoint),
-        cli::Command::Salvage(args) => salvage_cmd::command(args),
-        cli::Command::Completions { shell } => completions(shell),
+        cli::Command::Mount(args) => run::mount(args).map(done),
+        cli::Command::Unmount(args) => run::unmount::command(&args.mountpoint).map(done),
+        cli::Command::Status(args) => commands::status::command(&args).map(done),
+        cli::Command::Lock(args) => commands::lock::command(args),
+        cli::Command::Write(args) => commands::write::command(&args).map(done),
+        cli::Command::Update(args) => commands::update::command(&args).map(done),
+        cli::Command::Publish(args) => commands::publish::command(&args).map(done),
+        cli::Command::Salvage(args) => commands::salvage::command(args).map(done),
+        cli::Command::Completions { shell } => completions(shell).map(done),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            complain(&failure.to_string());
-            ExitCode::FAILURE
+            complain(&failure.message);
+            ExitCode::from(failure.code)
         }
     }
 }

@@ -7,7 +7,7 @@ pub mod mountinfo;
 mod mountpoint;
 mod preflight;
 pub mod serving;
-mod signals;
+pub mod signals;
 pub mod unmount;
 
 use std::io;

@@ -23,9 +23,13 @@ mod release;
 
 pub(crate) use release::ReleaseWatch;
 #[cfg(unix)]
-pub(crate) use unix::{id_at, needs_writable, open_lock, unlock};
+pub use unix::{id_at, open_lock};
+#[cfg(unix)]
+pub(crate) use unix::{needs_writable, unlock};
 #[cfg(windows)]
-pub(crate) use windows::{id_at, needs_writable, open_lock, unlock};
+pub use windows::{id_at, open_lock};
+#[cfg(windows)]
+pub(crate) use windows::{needs_writable, unlock};
 
 /// What tells one file of a disk from all others while it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -272,7 +272,7 @@ impl Disk for SystemDisk {
 
 /// Opens or makes a lock file, following symbolic links. For reading only if it can be locked so:
 /// whoever may read it may take a turn, and to open it for writing has a meaning of its own in a mount.
-pub(crate) fn open_lock(path: &Path, writable: bool) -> io::Result<File> {
+pub fn open_lock(path: &Path, writable: bool) -> io::Result<File> {
     let access = if writable {
         OFlags::RDWR
     } else {
@@ -298,7 +298,7 @@ pub(crate) fn needs_writable(error: &io::Error) -> bool {
 }
 
 /// Which file a path leads to, if to any.
-pub(crate) fn id_at(path: &Path) -> io::Result<Option<FileId>> {
+pub fn id_at(path: &Path) -> io::Result<Option<FileId>> {
     match rustix::fs::stat(path) {
         Ok(stat) => Ok(Some(known(&stat).id)),
         Err(Errno::NOENT) => Ok(None),

@@ -233,7 +233,7 @@ impl Disk for SystemDisk {
 }
 
 /// Opens or makes a lock file. LockFileEx is content with either access.
-pub(crate) fn open_lock(path: &Path, _writable: bool) -> io::Result<File> {
+pub fn open_lock(path: &Path, _writable: bool) -> io::Result<File> {
     patiently(|| {
         OpenOptions::new()
             .read(true)
@@ -250,7 +250,7 @@ pub(crate) fn needs_writable(_error: &io::Error) -> bool {
 }
 
 /// Which file a path leads to, if to any.
-pub(crate) fn id_at(path: &Path) -> io::Result<Option<FileId>> {
+pub fn id_at(path: &Path) -> io::Result<Option<FileId>> {
     // No access right is asked for, so that no sharing mode stands in the way.
     match OpenOptions::new().access_mode(0).open(path) {
         Ok(file) => Ok(Some(known(&file)?.id)),

@@ -363,7 +363,11 @@ pub fn list(data: &Path) -> io::Result<Vec<Item>> {
         let entry = entry?;
         let name = entry.file_name();
         if let Some(id) = name.to_str().filter(|_| !is_note(&name)) {
-            items.push(item(&dir, id, &entry)?);
+            match item(&dir, id, &entry) {
+                // Restored or removed by somebody else meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                item => items.push(item?),
+            }
         }
     }
     items.sort_by(|a, b| b.id.cmp(&a.id));
@@ -384,6 +388,41 @@ fn item(dir: &Path, id: &str, entry: &std::fs::DirEntry) -> io::Result<Item> {
         time: UNIX_EPOCH + Duration::from_secs(born(OsStr::new(id))),
         process: text("process"),
     })
+}
+
+/// Something that was to be removed from salvage.
+#[derive(Debug)]
+pub struct Removed {
+    /// What it was.
+    pub item: Item,
+    /// Whether it is gone.
+    pub result: io::Result<()>,
+}
+
+/// Removes what is `wanted` from the salvage of the data directory `data`, which may be mounted
+/// meanwhile. What another process restores or removes at the same time is not among the result;
+/// what cannot be removed, because it is another user's, does not keep the others.
+///
+/// # Errors
+/// Those of [`list`].
+pub fn purge(data: &Path, wanted: impl Fn(&Item) -> bool) -> io::Result<Vec<Removed>> {
+    let dir = data.join(OWN_DIR).join(DIR);
+    let mut removed = Vec::new();
+    for item in list(data)?.into_iter().filter(wanted) {
+        let result = std::fs::remove_file(dir.join(&item.id));
+        if matches!(&result, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+            continue;
+        }
+        // The note last: one that stays behind is removed by a mount, a draft without one is kept.
+        let result = result.and_then(|()| {
+            match std::fs::remove_file(dir.join(note_of(OsStr::new(&item.id)))) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+        });
+        removed.push(Removed { item, result });
+    }
+    Ok(removed)
 }
 
 /// Puts the salvaged draft `id` of `data` back in one step: to its old path, or to `to`.
@@ -450,4 +489,53 @@ fn copy_out(from: &Path, to: &Path, force: bool) -> io::Result<()> {
     let mut target = polystore::AtomicFile::open(to, &options)?;
     io::copy(&mut source, &mut target)?;
     target.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keep(dir: &Path, id: &str, noted: bool) {
+        std::fs::write(dir.join(id), "draft").expect("a draft");
+        if noted {
+            let note = Description::unknown(Reason::WriterKilled).to_json();
+            std::fs::write(dir.join(note_of(OsStr::new(id))), note).expect("a note");
+        }
+    }
+
+    #[test]
+    fn what_is_wanted_is_removed_and_nothing_else() {
+        let data = tempfile::tempdir().expect("a directory");
+        assert!(purge(data.path(), |_| true).expect("no salvage").is_empty());
+        let dir = data.path().join(OWN_DIR).join(DIR);
+        std::fs::create_dir_all(&dir).expect("the salvage");
+        keep(&dir, "0000000100-s-000001", true);
+        keep(&dir, "0000000200-s-000002", false);
+        keep(&dir, "0000000300-s-000003", true);
+        // A note whose draft is on its way.
+        std::fs::write(dir.join("0000000400-s-000004.json"), "{}").expect("a note");
+        // What cannot be removed does not keep the others.
+        std::fs::create_dir(dir.join("0000000150-s-000009")).expect("a directory");
+
+        let limit = UNIX_EPOCH + Duration::from_secs(250);
+        let removed = purge(data.path(), |item| item.time < limit).expect("a purge");
+        let gone = |removed: &Removed| removed.result.is_ok().then(|| removed.item.id.clone());
+        let gone: Vec<String> = removed.iter().filter_map(gone).collect();
+        assert_eq!(gone, ["0000000200-s-000002", "0000000100-s-000001"]);
+        assert_eq!(removed.len(), 3);
+        let mut left: Vec<_> = std::fs::read_dir(&dir)
+            .expect("the salvage")
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        left.sort();
+        assert_eq!(
+            left,
+            [
+                "0000000150-s-000009",
+                "0000000300-s-000003",
+                "0000000300-s-000003.json",
+                "0000000400-s-000004.json"
+            ]
+        );
+    }
 }

@@ -22,6 +22,8 @@ pub struct Entry {
     pub id: u64,
     /// `major:minor` of the file system, the same in all namespaces.
     pub device: String,
+    /// What of the file system is to be seen: `/`, or a directory or file in it.
+    pub root: PathBuf,
     /// Where it is, as an absolute path.
     pub mountpoint: PathBuf,
     /// The type of the file system: `ext4`, `fuse.polystore`.
@@ -117,11 +119,11 @@ pub fn mount_of(path: &Path) -> io::Result<Option<Entry>> {
 
 /// The mount with this ID, if it still exists.
 pub fn find(id: u64) -> io::Result<Option<Entry>> {
-    Ok(read()?.into_iter().find(|entry| entry.id == id))
+    Ok(all()?.into_iter().find(|entry| entry.id == id))
 }
 
 /// All mounts of this process's namespace.
-fn read() -> io::Result<Vec<Entry>> {
+pub fn all() -> io::Result<Vec<Entry>> {
     Ok(parse(&fs::read("/proc/self/mountinfo")?))
 }
 
@@ -139,6 +141,7 @@ fn line(text: &[u8]) -> Option<Entry> {
     Some(Entry {
         id: number(fields[0])?,
         device: string(fields[2]),
+        root: unescape(fields[3]).into(),
         mountpoint: unescape(fields[4]).into(),
         kind: string(&unescape(kind).into_vec()),
         source: unescape(source).into(),
@@ -200,6 +203,7 @@ mod tests {
         assert_eq!(entries[0].id, 36);
         assert_eq!(entries[0].device, "98:0");
         assert_eq!(entries[0].mountpoint, Path::new("/mnt2"));
+        assert_eq!(entries[0].root, Path::new("/mnt1"));
         assert_eq!(entries[0].kind, "ext3");
         assert_eq!(entries[0].owner, None);
         assert!(!entries[0].is_fuse());

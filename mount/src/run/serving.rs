@@ -145,6 +145,7 @@ mod tests {
         Entry {
             id: 1,
             device,
+            root: "/".into(),
             mountpoint: "/safe".into(),
             kind: POLYSTORE.into(),
             source: "/data".into(),

@@ -20,12 +20,7 @@ pub struct Caught(Signals);
 impl Caught {
     /// Catches the signals from now on. What the caller ignores (nohup, a shell's `&`) stays ignored.
     pub fn new() -> io::Result<Caught> {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-        let ignored = ignored(&status);
-        let wanted = [SIGINT, SIGTERM, SIGHUP]
-            .into_iter()
-            .filter(|signal| ignored & (1 << (signal - 1)) == 0);
-        Signals::new(wanted).map(Caught)
+        Signals::new(unless_ignored(&[SIGINT, SIGTERM, SIGHUP])).map(Caught)
     }
 
     /// At the first signal unmounts `mount`, at the second ends the process at once; at the first,
@@ -107,6 +102,18 @@ impl Own {
             log::error!("{path}: cannot be unmounted: {error}");
         }
     }
+}
+
+/// Those of `signals` that the caller of this program does not ignore.
+pub fn unless_ignored(signals: &[i32]) -> Vec<i32> {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = ignored(&status);
+    let is_ignored = |signal: &i32| ignored & (1 << (signal - 1)) != 0;
+    signals
+        .iter()
+        .copied()
+        .filter(|signal| !is_ignored(signal))
+        .collect()
 }
 
 /// The mask of ignored signals in the text of /proc/self/status.

@@ -22,6 +22,17 @@ fn usage_errors_exit_with_2() {
         (&["unmount"], "MOUNTPOINT"),
         (&["salvage", "restore", "data"], "ID"),
         (&["completions", "csh"], "bash"),
+        (&["lock", "x.lock"], "COMMAND"),
+        (&["lock", "x.lock", "true"], "--"),
+        (&["write"], "FILE"),
+        (&["update", "x.json"], "--merge"),
+        (&["update", "x.json", "--merge", "{"], "--merge: "),
+        (&["update", "x.json", "--patch", "{}"], "patch"),
+        (
+            &["update", "x.json", "--merge", "1", "--timeout", "2h"],
+            "an hour",
+        ),
+        (&["salvage", "purge", "data"], "--all"),
         (&["mont"], "mount"),
     ] {
         let output = site.run(args);
@@ -44,7 +55,17 @@ fn help_version_and_completions() {
     };
     assert!(shown(&["--version"]).starts_with("polystore "));
     assert!(shown(&["--help"]).contains("Example:"));
-    for command in ["mount", "unmount", "salvage", "completions"] {
+    for command in [
+        "mount",
+        "unmount",
+        "status",
+        "lock",
+        "write",
+        "update",
+        "publish",
+        "salvage",
+        "completions",
+    ] {
         assert!(shown(&[command, "--help"]).contains("Example"), "{command}");
     }
     fs::write(site.path("completions"), shown(&["completions", "bash"])).unwrap();

@@ -1,18 +1,20 @@
 //! `polystore salvage`.
 
-use std::fmt::Write;
 use std::path::Path;
+use std::time::SystemTime;
 
-use polystore_mount::salvage::{self, Item};
+use polystore_mount::salvage::{self, Item, Removed};
 
-use crate::cli::{SalvageArgs, SalvageCommand};
+use super::table::table;
+use crate::cli::{PurgeArgs, SalvageArgs, SalvageCommand};
 use crate::{Failure, complain, locate, output, quote};
 
-/// Runs `polystore salvage list` or `restore`.
+/// Runs `polystore salvage list`, `restore` or `purge`.
 pub fn command(args: SalvageArgs) -> Result<(), Failure> {
     match args.command {
         SalvageCommand::List { dir, json } => list(&dir, json),
         SalvageCommand::Restore { dir, id, to, force } => restore(&dir, &id, to.as_deref(), force),
+        SalvageCommand::Purge(args) => purge(&args),
     }
 }
 
@@ -64,45 +66,63 @@ fn restore(directory: &Path, id: &str, to: Option<&Path>, force: bool) -> Result
     output(format!("{}\n", quote::path(&shown)).as_bytes())
 }
 
+fn purge(args: &PurgeArgs) -> Result<(), Failure> {
+    let data = locate::data(&args.dir)?;
+    let place = format!("salvage of {}", quote::path(&data.shown));
+    let limit = args.older_than.map(|age| {
+        SystemTime::now()
+            .checked_sub(age)
+            .unwrap_or(SystemTime::UNIX_EPOCH)
+    });
+    let wanted = |item: &Item| match limit {
+        Some(limit) => item.time < limit,
+        None => args.all || args.ids.contains(&item.id),
+    };
+    let removed = salvage::purge(&data.reach, wanted)
+        .map_err(|error| Failure::new(format!("{place}: {}", data.explain(&error))))?;
+    let unknown = (args.ids.iter())
+        .filter(|id| !removed.iter().any(|removed| removed.item.id == **id))
+        .map(|id| format!("{place}: no {} in it", quote::text(id)));
+    let failed = removed.iter().filter_map(|removed| {
+        let error = removed.result.as_ref().err()?;
+        let id = quote::text(&removed.item.id);
+        Some(format!("{place}: {id}: {}", data.explain(error)))
+    });
+    let problems: Vec<String> = unknown.chain(failed).collect();
+    output(said_of(&removed).as_bytes())?;
+    match problems.split_last() {
+        None => Ok(()),
+        Some((last, others)) => {
+            others.iter().for_each(|problem| complain(problem));
+            Err(Failure::new(last))
+        }
+    }
+}
+
+/// How much was removed.
+fn said_of(removed: &[Removed]) -> String {
+    let done = || removed.iter().filter(|removed| removed.result.is_ok());
+    let bytes: u64 = done().map(|removed| removed.item.size).sum();
+    format!("{} removed, {bytes} bytes\n", done().count())
+}
+
 const HEADINGS: [&str; 6] = ["ID", "TIME", "BYTES", "FILE", "REASON", "PROCESS"];
 /// The column that is aligned to the right.
 const BYTES: usize = 2;
 
 fn as_table(items: &[Item]) -> String {
-    let rows: Vec<[String; 6]> = items
-        .iter()
-        .map(|item| {
-            [
-                quote::text(&item.id),
-                quote::utc(item.time),
-                item.size.to_string(),
-                item.path.as_deref().map_or("-".into(), quote::path),
-                quote::text(&item.reason),
-                item.process.as_deref().map_or("-".into(), quote::text),
-            ]
-        })
-        .collect();
-    let mut widths = HEADINGS.map(str::len);
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
-    }
-    let mut table = String::new();
-    let headings = HEADINGS.map(String::from);
-    for row in std::iter::once(&headings).chain(&rows) {
-        let mut line = String::new();
-        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
-            let _ = if column == BYTES {
-                write!(line, "{cell:>width$}  ")
-            } else {
-                write!(line, "{cell:<width$}  ")
-            };
-        }
-        table.push_str(line.trim_end());
-        table.push('\n');
-    }
-    table
+    let row = |item: &Item| {
+        [
+            quote::text(&item.id),
+            quote::utc(item.time),
+            item.size.to_string(),
+            item.path.as_deref().map_or("-".into(), quote::path),
+            quote::text(&item.reason),
+            item.process.as_deref().map_or("-".into(), quote::text),
+        ]
+    };
+    let rows: Vec<[String; 6]> = items.iter().map(row).collect();
+    table(HEADINGS, &[BYTES], &rows)
 }
 
 /// An array with one object for each item. A path that is not UTF-8 is shown with U+FFFD.

@@ -1,0 +1,243 @@
+//! `polystore write`.
+
+use std::fs::File;
+use std::io::{self, Read, Seek, Write};
+use std::os::fd::IntoRawFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use tempfile::SpooledTempFile;
+
+use super::NO_TURN;
+use super::place::{Spot, failed, is_document_name};
+use super::plain;
+use super::turn::{NoTurn, Turn};
+use crate::cli::WriteArgs;
+use crate::run::mountinfo;
+use crate::{Failure, complain, quote};
+
+/// What is kept in memory of standard input; the rest goes to a file without a name.
+const IN_MEMORY: usize = 1 << 20;
+
+/// How long a document's turn is waited for, as a mount has it.
+const DOCUMENT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a waiting open() is disturbed after its time: the first signal may have come too early.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// Runs `polystore write`.
+pub fn command(args: &WriteArgs) -> Result<(), Failure> {
+    let failed = failed(&args.file);
+    let spot = Spot::of(&args.file).map_err(&failed)?;
+    let path = spot.path();
+    match path.symlink_metadata() {
+        Ok(known) if known.is_dir() => return Err(failed(io::ErrorKind::IsADirectory.into())),
+        Ok(known) if !known.is_file() => {
+            return Err(failed(io::Error::other("not a regular file")));
+        }
+        // What else is wrong, the opening says.
+        _ => {}
+    }
+    let mount = mountinfo::mount_of(&spot.dir).map_err(&failed)?;
+    if mount.is_some_and(|entry| entry.is_polystore()) {
+        let mut content = soak_up()?;
+        let file = open_in_turn(&path, args.timeout).map_err(|refused| match refused {
+            NoTurn::TimedOut(time) => late(&args.file, time),
+            NoTurn::Failed(error) => failed(error),
+        })?;
+        return fill(file, &mut content).map_err(failed);
+    }
+    if spot.is_lock() {
+        let mut content = soak_up()?;
+        let _turn = take(&args.file, &path, args.timeout)?;
+        return plain::write_in_place(&path, &mut content).map_err(failed);
+    }
+    replace(args, &spot)
+}
+
+/// Standard input, to its end.
+fn soak_up() -> Result<SpooledTempFile, Failure> {
+    let mut content = SpooledTempFile::new(IN_MEMORY);
+    copy_input(&mut content)?;
+    content
+        .rewind()
+        .map_err(|error| Failure::new(format!("temporary file: {error}")))?;
+    Ok(content)
+}
+
+/// Copies standard input, and says which side an error is of.
+fn copy_input(to: &mut dyn Write) -> Result<(), Failure> {
+    let mut input = io::stdin().lock();
+    let mut buffer = vec![0; 64 << 10];
+    loop {
+        let read = match input.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(Failure::new(format!("standard input: {error}"))),
+        };
+        to.write_all(&buffer[..read]).map_err(|error| {
+            Failure::new(format!(
+                "what came from standard input cannot be kept: {error}"
+            ))
+        })?;
+    }
+}
+
+/// In a directory that is not mounted: staged beside the old version while it comes, then put in its
+/// place. A lock file is waited for where there is one, and not made.
+fn replace(args: &WriteArgs, spot: &Spot) -> Result<(), Failure> {
+    // Its own messages name the file.
+    let told = |error: io::Error| Failure::new(quote::text(&error.to_string()));
+    let mut file = plain::stage(spot).map_err(told)?;
+    copy_input(&mut file)?;
+    let lock = spot.lock_file();
+    let _turn = match is_document_name(&spot.name) && lock.exists() {
+        true => Some(take(
+            &args.file,
+            &lock,
+            args.timeout.or(Some(DOCUMENT_PATIENCE)),
+        )?),
+        false => None,
+    };
+    file.commit().map_err(told)
+}
+
+/// The turn at `file`, for which `lock` is locked.
+fn take(file: &Path, lock: &Path, patience: Option<Duration>) -> Result<Turn, Failure> {
+    Turn::take(lock, false, patience).map_err(|refused| match refused {
+        NoTurn::TimedOut(time) => late(file, time),
+        NoTurn::Failed(_) => Failure::new(refused.explain(lock)),
+    })
+}
+
+fn late(path: &Path, waited: Duration) -> Failure {
+    let shown = quote::path(path);
+    let text = match waited.is_zero() {
+        true => format!("{shown}: somebody else has the turn"),
+        false => format!("{shown}: the turn did not come in {waited:?}"),
+    };
+    Failure::with_code(text, NO_TURN)
+}
+
+/// Writes a file of a mount, as any program does: what that means, the mount knows.
+fn fill(mut file: File, content: &mut SpooledTempFile) -> io::Result<()> {
+    let mut buffer = vec![0; 128 << 10];
+    loop {
+        match content.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => file.write_all(&buffer[..read])?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                // Closing the file would publish the half of it.
+                complain(&format!("temporary file: {error}"));
+                std::process::abort();
+            }
+        }
+    }
+    close(file)
+}
+
+/// Opens a file to rewrite it, which in a mount may have to wait for its turn.
+fn open_in_turn(path: &Path, timeout: Option<Duration>) -> Result<File, NoTurn> {
+    let mut flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    if timeout == Some(Duration::ZERO) {
+        flags |= OFlags::NONBLOCK;
+    }
+    let start = Instant::now();
+    let waits = timeout.filter(|time| !time.is_zero());
+    let alarm = waits.map(Alarm::set).transpose().map_err(NoTurn::Failed)?;
+    let over = || alarm.as_ref().is_some_and(Alarm::has_rung);
+    loop {
+        // Not through `std`, which would go on waiting after a signal.
+        match rustix::fs::open(path, flags, Mode::from_raw_mode(0o666)) {
+            Ok(file) => return Ok(file.into()),
+            Err(Errno::INTR | Errno::TIMEDOUT) if over() => {
+                return Err(NoTurn::TimedOut(timeout.unwrap_or_default()));
+            }
+            // Of another signal; or the mount's patience ended before ours.
+            Err(Errno::INTR) => {}
+            Err(Errno::TIMEDOUT) if alarm.is_some() => {}
+            Err(Errno::TIMEDOUT) => {
+                let waited = start.elapsed().as_secs();
+                return Err(NoTurn::TimedOut(Duration::from_secs(waited)));
+            }
+            Err(Errno::WOULDBLOCK) if timeout.is_some() => {
+                return Err(NoTurn::TimedOut(Duration::ZERO));
+            }
+            Err(error) => return Err(NoTurn::Failed(error.into())),
+        }
+    }
+}
+
+/// Ends an open() that waits, by a signal. A thread that waits in its place could not be left behind:
+/// if its turn came while the process ends, the file would be emptied.
+struct Alarm(Arc<AtomicBool>);
+
+impl Alarm {
+    fn set(time: Duration) -> io::Result<Alarm> {
+        let rung = Arc::new(AtomicBool::new(false));
+        signal_hook::flag::register(libc::SIGALRM, rung.clone())?;
+        // Zero would switch the timer off.
+        set_timer(time.max(Duration::from_micros(1)), AGAIN)?;
+        Ok(Alarm(rung))
+    }
+
+    fn has_rung(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        let _ = set_timer(Duration::ZERO, Duration::ZERO);
+    }
+}
+
+fn set_timer(first: Duration, again: Duration) -> io::Result<()> {
+    let timeval = |time: Duration| libc::timeval {
+        tv_sec: time.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_usec: time.subsec_micros().into(),
+    };
+    let timer = libc::itimerval {
+        it_value: timeval(first),
+        it_interval: timeval(again),
+    };
+    // SAFETY: `timer` is valid for reading during the call, and nothing is asked to be written back.
+    match unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Closes a file, and says if that fails: then it was not published.
+fn close(file: File) -> io::Result<()> {
+    // SAFETY: the descriptor is ours, and `into_raw_fd` has left it to nobody else.
+    match unsafe { libc::close(file.into_raw_fd()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_reports_and_alarms_ring() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("f");
+        let file = open_in_turn(&path, Some(Duration::from_secs(5))).unwrap();
+        close(file).unwrap();
+        let alarm = Alarm::set(Duration::from_millis(10)).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while !alarm.has_rung() {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
