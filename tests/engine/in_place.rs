@@ -75,7 +75,10 @@ fn lock_files() {
         !opens_in_place(&world, "index.lock", EXCLUSIVE),
         "git's index.lock is a draft"
     );
-    assert!(goes_in_place(&world, "new.lock"), "seen as soon as it is made");
+    assert!(
+        goes_in_place(&world, "new.lock"),
+        "seen as soon as it is made"
+    );
     assert_eq!(world.published("new.lock").as_deref(), Some(""));
 }
 

@@ -439,6 +439,38 @@ fn descendants_pass_the_queue() {
     assert_eq!(game.askers[1].answer(), Some(Ok(())));
 }
 
+/// Children of the holder take turns with each other, and with nobody else.
+#[test]
+fn descendants_wait_for_each_other() {
+    let mut game = Game::new();
+    game.ask(Class::Turn, false, Kind::Exclusive, true);
+    game.ask(Class::Turn, false, Kind::Exclusive, true);
+    let parent = game.askers[0].request;
+    let passable = [(Class::Turn, parent.owner)];
+    let children: Vec<_> = (77..80)
+        .map(|owner| {
+            let told = Arc::new(Mutex::new(None));
+            let answer = told.clone();
+            let answer =
+                Box::new(move |outcome| *answer.lock().expect("not poisoned") = Some(outcome));
+            let child = Request { owner, ..parent };
+            game.locks
+                .set_past(&game.table, child, &passable, Wait::Forever, answer);
+            told
+        })
+        .collect();
+    let has = |child: usize| *children[child].lock().expect("not poisoned") == Some(Ok(()));
+    assert_eq!((has(0), has(1), has(2)), (true, false, false));
+    game.locks.end_turn(&game.table, 77);
+    assert_eq!((has(1), has(2)), (true, false));
+    game.locks.end_turn(&game.table, 78);
+    assert!(has(2));
+    game.locks.end_turn(&game.table, parent.owner);
+    assert_eq!(game.askers[1].answer(), None);
+    game.locks.end_turn(&game.table, 79);
+    assert_eq!(game.askers[1].answer(), Some(Ok(())));
+}
+
 /// Whose time is over is told, and the next in the queue is not held up by him.
 #[test]
 fn a_time_that_is_over_is_told() {

@@ -1,6 +1,6 @@
 //! The control channel.
 
-use crate::harness::{Setup, count, mount_only};
+use crate::harness::{count, mount_only};
 use std::time::Duration;
 
 /// What the scripts share.

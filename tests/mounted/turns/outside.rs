@@ -1,6 +1,6 @@
 //! The turn is one lock, whoever takes it and from where.
 
-use crate::harness::{Mounted, Who, mount_only};
+use crate::harness::{Mounted, mount_only};
 use std::time::Duration;
 
 /// Every way to have the turn at `x.json` or `y.lock`. Each is a peer's code to take it; `release` gives it up.
@@ -145,7 +145,6 @@ mount_only!(
     /// A lock file that is removed or replaced while somebody waits: whoever comes next takes turns at the new one.
     lock_files_may_go,
     |m| {
-        let _ = Who::Root;
         m.py(r#"
 one, two, three = peers(3)
 one('f = open("job.lock", "w")')

@@ -1,6 +1,6 @@
 //! Who waits, in which order, for how long, and what else goes on meanwhile.
 
-use crate::harness::{Setup, count, mount_only, promise};
+use crate::harness::{count, mount_only, promise};
 use std::time::Duration;
 
 promise!(

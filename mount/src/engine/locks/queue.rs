@@ -7,6 +7,8 @@ use super::{Answer, Class, Kind, Outside, Request, Taken};
 
 pub(super) struct Waiting {
     pub(super) request: Request,
+    /// Whose locks are not in its way: its ancestors'.
+    pub(super) passable: Vec<(Class, u64)>,
     pub(super) since: Instant,
     pub(super) deadline: Option<Instant>,
     pub(super) answer: Answer,
@@ -20,6 +22,17 @@ pub(super) enum Step {
     BusyHere,
     /// It is held here, and by somebody else outside.
     BusyOutside,
+}
+
+/// How one who waits gets what it waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WayIn {
+    /// Nothing is in the way.
+    Free,
+    /// Only what belongs to its ancestors.
+    Passes,
+    /// There are no turns at present.
+    LetIn,
 }
 
 /// What makes a table a fair one.
@@ -211,30 +224,43 @@ impl State {
         let mut granted = Vec::new();
         let mut index = 0;
         while index < self.waiting.len() {
-            let request = self.waiting[index].request;
-            let let_in = self.is_let_in(&request);
-            let blocked = self.conflict(&request).is_some() || self.is_behind(&request, index);
-            if blocked && !let_in {
+            let Some(how) = self.way_in(index) else {
                 index += 1;
                 continue;
-            }
+            };
             let Some(waiting) = self.waiting.remove(index) else {
                 break;
             };
-            if let_in {
-                granted.push(waiting.answer);
-                continue;
-            }
-            self.apply(request);
-            match &mut self.fair {
-                Some(fair) => match fair.admit(&request) {
-                    Taken::Busy => fair.pending.push_back(waiting),
-                    Taken::Locked | Taken::Absent => granted.push(waiting.answer),
-                },
-                None => granted.push(waiting.answer),
+            match how {
+                WayIn::LetIn => granted.push(waiting.answer),
+                WayIn::Passes => {
+                    self.apply(waiting.request);
+                    granted.push(waiting.answer);
+                }
+                WayIn::Free => {
+                    self.apply(waiting.request);
+                    match self.fair.as_mut().map(|fair| fair.admit(&waiting.request)) {
+                        Some(Taken::Busy) => self.keep(waiting, true),
+                        _ => granted.push(waiting.answer),
+                    }
+                }
             }
         }
         granted
+    }
+
+    /// How the waiter at `index` can be granted what it wants, if it can.
+    fn way_in(&self, index: usize) -> Option<WayIn> {
+        let waiting = &self.waiting[index];
+        let request = &waiting.request;
+        if self.is_let_in(request) {
+            Some(WayIn::LetIn)
+        } else if self.conflict(request).is_some() {
+            let passes = self.passes(request, &waiting.passable);
+            passes.then_some(WayIn::Passes)
+        } else {
+            (!self.is_behind(request, index)).then_some(WayIn::Free)
+        }
     }
 
     /// Tries again what is held here and was busy outside.

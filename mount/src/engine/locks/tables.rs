@@ -136,6 +136,7 @@ impl Locks {
             (_, Wait::Forever | Wait::Until(_)) => {
                 let waiting = Waiting {
                     request,
+                    passable: passable.to_vec(),
                     since: Instant::now(),
                     deadline: wait.deadline(),
                     answer,
