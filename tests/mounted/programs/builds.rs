@@ -1,8 +1,8 @@
 //! Compilers, package installers, build systems.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::harness::same;
+use crate::harness::{Mounted, same};
 
 same!(
     /// A package from a wheel that is made on the spot: no network is needed.
@@ -60,13 +60,18 @@ for number in range(100):
     }
 );
 
-same!(cargo_build, |m| {
+/// The Rust toolchain that the tests were built with, where the user can reach it.
+fn lend_rust(m: &Mounted) -> PathBuf {
     let sysroot = std::process::Command::new(std::env::var_os("RUSTC").unwrap_or("rustc".into()))
         .args(["--print", "sysroot"])
         .output()
         .expect("ask rustc for its directory");
     let sysroot = String::from_utf8(sysroot.stdout).expect("a path in UTF-8");
-    let rust = m.lend(Path::new(sysroot.trim()), "rust");
+    m.lend(Path::new(sysroot.trim()), "rust")
+}
+
+same!(cargo_build, |m| {
+    let rust = lend_rust(m);
     m.sh(&format!(
         r#"export PATH={}/bin:$PATH CARGO_HOME=$HOME/cargo CARGO_INCREMENTAL=1; unset RUSTUP_TOOLCHAIN
         cargo new -q --vcs none --name little crate; cd crate; mkdir src/bin
@@ -93,5 +98,42 @@ same!(
             pip install -q --no-index $TMPDIR/little-1.0-py3-none-any.whl; python -c 'import little; assert little.VALUE == "1.0"'
             pip install -q --no-index --upgrade $TMPDIR/little-1.1-py3-none-any.whl; python -c 'import little; assert little.VALUE == "1.1"'
             pip uninstall -q -y little; if python -c 'import little' 2> /dev/null; then exit 1; fi; pip check"#);
+    }
+);
+
+same!(
+    /// package.json, package-lock.json and node_modules: rewritten, and several installs at once.
+    npm,
+    Setup::needs(&["npm", "node"]),
+    |m| {
+        m.sh_same(
+            "content,mode,-.package-lock.json",
+            r#"export npm_config_cache=$HOME/npm npm_config_audit=false npm_config_fund=false npm_config_update_notifier=false npm_config_offline=true
+            for name in one two three; do
+                mkdir -p lib/$name; echo "module.exports = '$name'" > lib/$name/index.js
+                (cd lib/$name; npm init -y > init.log 2>&1; npm pkg set description="the $name"; rm init.log)
+            done
+            mkdir app; cd app; npm init -y > init.log; rm init.log
+            npm install -s ../lib/one ../lib/two; node -p 'require("one") + require("two")'
+            npm install -s ../lib/three; npm uninstall -s one; npm ls --parseable | sed 's,.*/,,'
+            (for n in 1 2 3 4 5; do npm pkg set a=$n; done) & (for n in 1 2 3 4 5; do npm pkg set b=$n; done) & wait
+            node -e 'JSON.parse(require("fs").readFileSync("package.json"))'; npm pkg delete a b; npm ci -s; node -p 'require("three")'"#,
+        );
+    }
+);
+
+same!(
+    /// Cargo.lock is made, kept and changed; two cargos wait for each other by their own lock.
+    cargo_locks,
+    |m| {
+        let script = r#"export PATH=RUST/bin:$PATH CARGO_HOME=$PWD/cargo CARGO_NET_OFFLINE=true; unset RUSTUP_TOOLCHAIN
+            cargo new -q --vcs none --lib inner; cargo new -q --vcs none outer; cd outer
+            cargo generate-lockfile -q; cat Cargo.lock; cp Cargo.lock first
+            echo 'inner = { path = "../inner" }' >> Cargo.toml; cargo metadata -q --format-version 1 > /dev/null; cat Cargo.lock
+            cargo metadata -q --locked --format-version 1 > /dev/null; sed -i '$d' Cargo.toml
+            (cargo metadata -q --format-version 1 > /dev/null) & (cargo metadata -q --format-version 1 > /dev/null) & wait
+            cmp Cargo.lock first; rm -r ../cargo"#;
+        let rust = lend_rust(m).display().to_string();
+        m.sh_same("content", &script.replace("RUST", &rust));
     }
 );

@@ -9,9 +9,9 @@ same!(
         let printed = m.sh(r#"
 mkfifo go
 (
-    (flock -n 9 || { echo busy; exit; }; echo first; read < go) 9> x.lock
+    (flock -n 9 || { echo busy; exit; }; echo first; : > held; read < go) 9> x.lock
 ) &
-until flock -n x.lock true 2> /dev/null; [ $? = 1 ]; do sleep 0.02; done
+until [ -e held ]; do sleep 0.02; done
 setsid sh -c '(flock -n 9 || echo second) 9> x.lock'
 echo > go
 wait

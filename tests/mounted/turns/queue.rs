@@ -51,6 +51,26 @@ equal([int(line) for line in read("order").split()], list(range(20)))
 );
 
 promise!(
+    /// As cron starts them: two hundred processes at once, one after the other.
+    two_hundred_jobs,
+    |m| {
+        m.py(r#"
+write("sum", "0")
+
+def job(line):
+    with open("job.lock", "w"):
+        value = int(read("sum"))
+        write("sum", str(value + 1))
+
+workers = [Worker(job) for _ in range(200)]
+for worker in workers:
+    worker.done()
+equal(read("sum"), b"200")
+"#);
+    }
+);
+
+promise!(
     /// A thousand waiters need no thousand threads, and each gets its turn once.
     a_thousand_wait,
     |m| {
