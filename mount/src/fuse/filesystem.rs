@@ -373,10 +373,14 @@ impl Filesystem for Adapter {
 
     fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         if is_channel(node.0) {
-            return match self.0.open_channel(caller(request), node.0, flags.0) {
-                Ok(opened) => reply.opened(FileHandle(opened.handle), opened.flags),
-                Err(error) => reply.error(errno(&error)),
-            };
+            let caller = caller(request);
+            // What there is to report of salvage lies on the disk.
+            return self
+                .0
+                .aside(move |fs| match fs.open_channel(caller, node.0, flags.0) {
+                    Ok(opened) => reply.opened(FileHandle(opened.handle), opened.flags),
+                    Err(error) => reply.error(errno(&error)),
+                });
         }
         let caller = caller(request);
         let open_flags = rustix::fs::OFlags::from_bits_retain(flags.0 as u32);
