@@ -228,7 +228,6 @@ impl Fs {
             target,
             synchronous: flags.intersects(OFlags::SYNC | OFlags::DSYNC),
             writable: !wanted.read_only,
-            appends: wanted.append,
             opener,
             user: Caller { tid: 0, ..caller },
         })
