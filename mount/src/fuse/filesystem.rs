@@ -194,7 +194,7 @@ impl Filesystem for Adapter {
 
     fn getattr(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         handle: Option<FileHandle>,
         reply: ReplyAttr,
@@ -203,8 +203,11 @@ impl Filesystem for Adapter {
             return reply.attr(&CHANNEL_TTL, &self.0.channel_attr(node.0));
         }
         let claim = self.0.look(node.0);
+        let caller = caller(request);
         self.0.inline(claim, move |fs| {
-            match fs.getattr(node.0, handle.map(|handle| handle.0)) {
+            let known = fs.getattr(node.0, handle.map(|handle| handle.0));
+            fs.note_overtaken(caller, known.as_ref().err());
+            match known {
                 Ok((attr, ttl)) => reply.attr(&ttl, &attr),
                 Err(error) => reply.error(errno(&error)),
             }
@@ -686,7 +689,7 @@ impl Filesystem for Adapter {
 
     fn getxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         name: &OsStr,
         size: u32,
@@ -695,10 +698,12 @@ impl Filesystem for Adapter {
         if is_channel(node.0) {
             return reply.error(Errno::ENODATA);
         }
-        let name = name.to_owned();
+        let (caller, name) = (caller(request), name.to_owned());
         let claim = self.0.look(node.0);
         self.0.inline(claim, move |fs| {
-            send_xattr(reply, size, fs.getxattr(node.0, &name, size))
+            let value = fs.getxattr(node.0, &name, size);
+            fs.note_overtaken(caller, value.as_ref().err());
+            send_xattr(reply, size, value)
         });
     }
 
