@@ -383,6 +383,7 @@ fn what_is_too_much_is_purged_oldest_first() {
         keep(&world.disk, &format!("{}-x-{age}", now() - age * 3600), 40);
     }
     drop_draft(&world, "f", 50);
+    world.engine.salvage.as_ref().unwrap().purge_if_due();
     let left = ids(&world.disk);
     assert_eq!(left.len(), 2, "{left:?}");
     assert!(
@@ -411,4 +412,49 @@ fn room_is_made_by_the_oldest_first() {
     }
     assert!(!salvage.make_room());
     assert_eq!(world.disk.names(".polystore/salvage"), [""; 0]);
+}
+
+#[test]
+fn what_is_too_many_is_purged_oldest_first() {
+    let world = World::new();
+    for number in 0..5 {
+        keep(&world.disk, &format!("{}-x-{number}", now() - 60), 1);
+    }
+    let own = world.engine.session.as_ref().unwrap().own_dir();
+    let salvage = Salvage::new(&world.disk, own, AMPLE, "one").of_at_most(3);
+    salvage.purge();
+    let left = ids(&world.disk);
+    assert_eq!(left.len(), 3);
+    assert!(left[0].ends_with("-x-2"), "{}", left[0]);
+    assert!(!salvage.is_due());
+}
+
+/// Keeping a draft does not depend on what salvage holds already: nothing is looked through before there
+/// may be too much.
+#[test]
+fn keeping_a_draft_looks_at_no_other() {
+    let world = World::on(
+        &SimDisk::new(),
+        Setup {
+            limit: 100,
+            ..Setup::default()
+        },
+    );
+    let salvage = world.engine.salvage.as_ref().unwrap();
+    salvage.purge();
+    drop_draft(&world, "a", 40);
+    // Behind the mount's back; a look would find it too old.
+    keep(&world.disk, OLDEST, 10);
+    drop_draft(&world, "b", 40);
+    assert!(!salvage.is_due());
+    assert_eq!(ids(&world.disk).len(), 3);
+    drop_draft(&world, "c", 40);
+    assert_eq!(ids(&world.disk).len(), 4);
+    while !salvage.is_due() {
+        std::thread::yield_now(); // After a look it rests for ten times as long.
+    }
+    salvage.purge_if_due();
+    let left: Vec<_> = world.salvaged().into_iter().map(|item| item.path).collect();
+    assert_eq!(left, [Some("b".to_owned()), Some("c".to_owned())]);
+    assert!(!salvage.is_due());
 }

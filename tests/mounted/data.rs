@@ -50,6 +50,40 @@ equal(bytes(parts[0] + parts[1]), b"a" * 10 + b"b" * 10)
 });
 
 same!(
+    /// fcntl(F_SETFL) clears and sets O_APPEND of a handle that is open: it counts from the next write.
+    append_is_set_and_cleared_while_open,
+    |m| {
+        m.py(r#"
+def append(fd, on):
+    flags = fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_APPEND
+    fcntl.fcntl(fd, fcntl.F_SETFL, flags | (os.O_APPEND if on else 0))
+def in_turn(fd, first):
+    if not first:
+        append(fd, True)
+    os.write(fd, b"+1")
+    append(fd, False)
+    os.pwrite(fd, b"J", 0)
+    append(fd, True)
+    os.lseek(fd, 0, os.SEEK_SET)
+    os.write(fd, b"+2")
+    os.close(fd)
+for name in ("f", "f.log"):
+    write(name, "hello")
+    in_turn(os.open(name, os.O_WRONLY | os.O_APPEND), True)
+    equal(read(name), b"Jello+1+2", f"{name}, opened for append")
+    write(name, "hello")
+    in_turn(os.open(name, os.O_RDWR), False)
+    equal(read(name), b"Jello+1+2", f"{name}, edited")
+    in_turn(os.open(name, os.O_WRONLY | os.O_TRUNC), False)
+    equal(read(name), b"J1+2", f"{name}, rewritten")
+    os.unlink(name)
+    in_turn(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_APPEND), True)
+    equal(read(name), b"J1+2", f"{name}, new")
+"#);
+    }
+);
+
+same!(
     /// Many processes append to one file: each line whole, none lost.
     appends_interleave_by_whole_writes,
     |m| {

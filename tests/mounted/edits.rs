@@ -635,3 +635,39 @@ equal(os.listdir("."), ["f"])
 "#);
     }
 );
+
+same!(
+    /// A name that others remove, make again and rename over all the time: who opens it to write gets it, or
+    /// is told that there is none where he does not make it, but never that something is stale.
+    opens_succeed_while_the_name_comes_and_goes,
+    |m| {
+        m.py(r#"
+def contend(line, worker, churn):
+    random.seed(worker)
+    for _ in range(150):
+        mode = random.choice(["wb", "ab", "r+b", "rb", "a+b"])
+        try:
+            with open("same", mode) as f:
+                os.fstat(f.fileno())
+                if mode != "rb":
+                    f.write(b"x" * 100)
+        except FileNotFoundError:
+            equal(mode in ("r+b", "rb"), True, f"{mode}: no such file")
+        try:
+            if churn == "rename":
+                write(f"t{worker}", "new")
+                os.rename(f"t{worker}", "same")
+            else:
+                os.unlink("same")
+            if churn == "make":
+                write("same", "new")
+        except FileNotFoundError:
+            pass
+for churn in ("unlink", "make", "rename"):
+    workers = [Worker(contend, worker, churn) for worker in range(8)]
+    for worker in workers:
+        worker.done()
+equal(set(os.listdir(".")) <= {"same"}, True, "what is left")
+"#);
+    }
+);

@@ -278,3 +278,61 @@ for flags in (os.O_WRONLY | os.O_CREAT | os.O_TRUNC, os.O_WRONLY | os.O_CREAT | 
         ));
     });
 }
+
+#[test]
+fn users_open_each_others_files_while_they_replace_them() {
+    same_for_all_users(
+        r#"
+def contend(line, worker):
+    uid = (A, B)[worker % 2]
+    os.umask(0)
+    os.setgroups([])
+    os.setresgid(*[uid] * 3)
+    os.setresuid(*[uid] * 3)
+    random.seed(worker)
+    for _ in range(200):
+        mode = random.choice(["wb", "r+b", "ab", "rb"])
+        try:
+            with open(f"c{random.randrange(2)}", mode) as f:
+                f.read() if mode == "rb" else f.write(b"x" * 50)
+        except FileNotFoundError:
+            equal(mode in ("r+b", "rb"), True, f"{mode}: no such file")
+        if random.random() < 0.2:
+            write(f"t{worker}", "new")
+            os.rename(f"t{worker}", f"c{random.randrange(2)}")
+
+def scenario():
+    make_dir("open", 0o777)
+    os.chdir("open")
+    workers = [Worker(contend, worker) for worker in range(8)]
+    for worker in workers:
+        worker.done()
+    # What he may not open he is not given either, whoever replaces it.
+    out = []
+    make("closed", mode=0o600, uid=A, gid=A)
+    def replace():
+        for number in range(300):
+            write(f"r{number % 2}", "secret")
+            os.chmod(f"r{number % 2}", 0o600)
+            os.rename(f"r{number % 2}", "closed")
+    def errors():
+        seen = set()
+        for number in range(300):
+            for flags in (os.O_RDONLY, os.O_RDWR, os.O_WRONLY | os.O_TRUNC, os.O_WRONLY | os.O_CREAT | os.O_APPEND):
+                try:
+                    os.close(os.open("closed", flags, 0o600))
+                    seen.add("opened")
+                except OSError as error:
+                    seen.add(errno.errorcode[error.errno])
+        return sorted(seen)
+    def as_owner(line):
+        os.setresgid(A, A, A)
+        os.setresuid(A, A, A)
+        replace()
+    owner = Worker(as_owner)
+    out.append(as_user(B, errors))
+    owner.done()
+    return out
+"#,
+    );
+}

@@ -365,6 +365,21 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         }
     }
 
+    /// A file that has no name and never gets one, as `caller` would have made it.
+    ///
+    /// # Errors
+    /// Those of making it.
+    pub fn make_nameless(
+        &self,
+        caller: Caller,
+        place: &Place<D>,
+        new: &New<'_>,
+    ) -> io::Result<D::File> {
+        let (file, name) = self.stage_new(caller, place, new)?;
+        self.drop_staged(place, &name);
+        Ok(file)
+    }
+
     /// Makes a file that the engine created the caller's, as if the caller had.
     fn give_to(&self, caller: Caller, file: &D::File, dir: Stat) -> io::Result<()> {
         if self.settings.uid != 0 || (caller.uid == 0 && caller.gid == 0) {

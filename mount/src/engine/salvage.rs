@@ -2,14 +2,19 @@
 //!
 //! `data/.polystore/salvage/ID` is the content, `ID.json` says what it is. Both
 //! are ordinary files: without polystore they can be read and copied, too.
-//! Bounded in age and in bytes; the oldest goes first.
+//! Bounded in age, bytes and number; the oldest goes first.
+//!
+//! Who keeps a draft only counts it. The directory is looked at when there may be too much, and not by those
+//! whom a request waits for: see [`Salvage::purge_if_due`]. Other mounts of the same data count what they
+//! keep themselves, so that a mount which has kept something looks from time to time anyway.
 
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use polystore::disk::{Disk, Kind, SystemDisk};
 use serde_json::{Value, json};
@@ -24,6 +29,15 @@ pub const DIR: &str = "salvage";
 pub const KEPT_FOR: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 const NOTE: &str = ".json";
+
+/// How many things are kept at most: each costs an inode, and time whenever all are looked at.
+pub const MOST: usize = 100_000;
+
+/// How long a mount that has kept something goes without looking at what others have.
+const LOOK_AFTER: Duration = Duration::from_secs(10 * 60);
+
+/// Looking takes this part of the time at most.
+const LOOKING: u32 = 10;
 
 /// How often a draft is brought to salvage again whose directory went away meanwhile.
 const KEEP_TRIES: usize = 8;
@@ -145,9 +159,53 @@ pub struct Salvage<D: Disk> {
     /// `.polystore`, which is there as long as the session of the mount.
     own: Arc<D::Dir>,
     limit: u64,
+    most: usize,
     session: String,
     next: AtomicU64,
+    held: Mutex<Held>,
     purging: Mutex<()>,
+}
+
+/// What salvage holds, as far as it is known: what was there at the last look, and what this mount has
+/// brought since.
+#[derive(Default)]
+struct Held {
+    bytes: u64,
+    number: usize,
+    /// When the oldest was dropped, in seconds since 1970.
+    oldest: Option<u64>,
+    /// Whether anything was brought since.
+    added: bool,
+    looked: Option<Instant>,
+    /// Before this time nobody looks again.
+    rests: Option<Instant>,
+}
+
+impl Held {
+    fn add(&mut self, len: u64, born: u64) {
+        self.bytes = self.bytes.saturating_add(len);
+        self.number += 1;
+        self.oldest = Some(self.oldest.map_or(born, |oldest| oldest.min(born)));
+    }
+
+    fn is_too_much(&self, limit: u64, most: usize) -> bool {
+        self.bytes > limit
+            || self.number > most
+            || self.oldest.is_some_and(|born| born < oldest_kept())
+    }
+
+    fn is_due(&self, limit: u64, most: usize) -> bool {
+        if self.rests.is_some_and(|until| Instant::now() < until) {
+            return false;
+        }
+        let long_ago = self.looked.is_none_or(|when| when.elapsed() >= LOOK_AFTER);
+        self.is_too_much(limit, most) || (self.added && long_ago)
+    }
+}
+
+/// What was dropped before, in seconds since 1970, is too old.
+fn oldest_kept() -> u64 {
+    seconds(SystemTime::now()).saturating_sub(KEPT_FOR.as_secs())
 }
 
 impl<D: Disk> Salvage<D> {
@@ -158,10 +216,19 @@ impl<D: Disk> Salvage<D> {
             disk: disk.clone(),
             own: own.clone(),
             limit,
+            most: MOST,
             session: session.to_owned(),
             next: AtomicU64::new(1),
+            held: Mutex::default(),
             purging: Mutex::new(()),
         }
+    }
+
+    /// The same with another bound than [`MOST`].
+    #[must_use]
+    pub fn of_at_most(mut self, most: usize) -> Salvage<D> {
+        self.most = most;
+        self
     }
 
     /// Keeps the staged file `name` of `from`, which loses that name.
@@ -204,7 +271,9 @@ impl<D: Disk> Salvage<D> {
                     tries += 1
                 }
                 other => {
-                    self.purge();
+                    if other.is_ok() {
+                        self.count(&dir, &id);
+                    }
                     return other;
                 }
             }
@@ -231,34 +300,68 @@ impl<D: Disk> Salvage<D> {
         .into()
     }
 
+    fn count(&self, dir: &D::Dir, id: &OsStr) {
+        let stat = self.disk.stat(dir, id).ok().flatten();
+        let mut held = unpoisoned(&self.held);
+        held.add(stat.map_or(0, |stat| stat.len), born(id));
+        held.added = true;
+    }
+
+    /// [Purges](Self::purge) if there may be too much. To be called from time to time, by somebody whom
+    /// nobody waits for.
+    pub fn purge_if_due(&self) {
+        if self.is_due() {
+            self.purge();
+        }
+    }
+
+    /// Whether [`purge_if_due`](Self::purge_if_due) would do anything.
+    pub fn is_due(&self) -> bool {
+        unpoisoned(&self.held).is_due(self.limit, self.most)
+    }
+
     /// Drops what is too old or too much, the oldest first.
     pub fn purge(&self) {
         let _one_at_a_time = unpoisoned(&self.purging);
-        let Some(dir) = self.dir() else { return };
-        let mut total: u64 = 0;
-        let oldest = seconds(SystemTime::now()).saturating_sub(KEPT_FOR.as_secs());
-        for (id, len) in self.newest_first(&dir) {
-            // One that is too big for itself does not cost the others their place.
-            let too_big = len > self.limit;
-            if !too_big {
-                total = total.saturating_add(len);
+        let begun = Instant::now();
+        // What is brought from here on may be counted twice, until the next look, but not forgotten.
+        *unpoisoned(&self.held) = Held::default();
+        let (mut kept, oldest) = (Held::default(), oldest_kept());
+        if let Some(dir) = self.dir() {
+            let mut total: u64 = 0;
+            for (id, len) in self.newest_first(&dir) {
+                // One that is too big for itself does not cost the others their place.
+                let too_big = len > self.limit;
+                if !too_big {
+                    total = total.saturating_add(len);
+                }
+                let too_much = total > self.limit || kept.number == self.most;
+                if too_big || too_much || born(&id) < oldest {
+                    self.remove(&dir, &id);
+                } else {
+                    kept.add(len, born(&id));
+                }
             }
-            if too_big || total > self.limit || born(&id) < oldest {
-                self.remove(&dir, &id);
-            }
+            self.remove_stray_notes(&dir);
         }
-        self.remove_stray_notes(&dir);
+        let mut held = unpoisoned(&self.held);
+        held.bytes = held.bytes.saturating_add(kept.bytes);
+        held.number += kept.number;
+        held.oldest = kept.oldest.into_iter().chain(held.oldest).min();
+        held.looked = Some(begun);
+        held.rests = Some(Instant::now() + begun.elapsed() * LOOKING);
     }
 
     /// A note is written before its draft is moved here; the mount may have died in between.
     fn remove_stray_notes(&self, dir: &D::Dir) {
         let recent = seconds(SystemTime::now()).saturating_sub(STRAY_AFTER.as_secs());
         let names = self.disk.list(dir).unwrap_or_default();
+        let things: HashSet<&[u8]> = names.iter().map(|name| name.as_encoded_bytes()).collect();
         for note in names
             .iter()
             .filter(|name| is_note(name) && born(name) < recent)
         {
-            let stray = !names.iter().any(|name| note_of(name) == *note);
+            let stray = !things.contains(thing_of(note));
             if stray && let Err(error) = self.disk.remove(dir, note) {
                 log::warn!("salvage {note:?}: {error}");
             }
@@ -318,6 +421,12 @@ fn note_of(id: &OsStr) -> OsString {
 
 fn is_note(name: &OsStr) -> bool {
     name.as_encoded_bytes().ends_with(NOTE.as_bytes())
+}
+
+/// The name of what `note` is about.
+fn thing_of(note: &OsStr) -> &[u8] {
+    let name = note.as_encoded_bytes();
+    name.strip_suffix(NOTE.as_bytes()).unwrap_or(name)
 }
 
 fn seconds(time: SystemTime) -> u64 {

@@ -22,6 +22,7 @@ use super::fs::Fs;
 use super::handles::Target;
 use super::opening::access;
 use super::outside::{NUMBER, RESERVED};
+use super::overtaken::is_overtaken;
 use super::tree::{Reach, path_of};
 use crate::engine::draft::{Draft, Phase};
 use crate::engine::editing::{Content, Edit};
@@ -274,7 +275,10 @@ impl Fs {
             }
             return Ok((text.len(), text));
         }
-        let reach = self.reach(node)?;
+        let reach = match self.reach(node) {
+            Err(error) if is_overtaken(&error) => self.tree.reach_successor(node).ok_or(error)?,
+            other => other?,
+        };
         if size == 0 {
             let len = match reach.file() {
                 Some(file) => rustix::fs::fgetxattr_query(file, name)?,

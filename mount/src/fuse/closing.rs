@@ -293,6 +293,9 @@ impl Fs {
 
     /// Leaves the data directory as an ordinary one.
     pub fn end_staging(&self) {
+        if let Some(salvage) = &self.engine.salvage {
+            salvage.purge_if_due();
+        }
         if let Some(session) = &self.engine.session {
             session.end(self.tree.root());
         }

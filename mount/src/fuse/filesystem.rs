@@ -21,6 +21,7 @@ use super::attrs::Change;
 use super::channel::{REMEMBERED as CHANNEL_TTL, is_channel};
 use super::errno::errno;
 use super::fs::{Entry, Fs, caller};
+use super::io::WriteHow;
 use super::locking::{Asked, of_refused};
 use super::names::NewMode;
 use crate::engine::locks::{Kind, Refused};
@@ -73,6 +74,12 @@ fn send_xattr(reply: ReplyXattr, size: u32, value: io::Result<(usize, Vec<u8>)>)
         Ok((_, value)) => reply.data(&value),
         Err(error) => reply.error(errno(&error)),
     }
+}
+
+/// Whether a handle that is open with these `flags` at this moment writes at the end: fcntl(F_SETFL) sets
+/// and clears O_APPEND after open, and only the requests tell.
+fn appends_now(flags: OpenFlags) -> bool {
+    rustix::fs::OFlags::from_bits_retain(flags.0 as u32).contains(rustix::fs::OFlags::APPEND)
 }
 
 impl Adapter {
@@ -187,7 +194,7 @@ impl Filesystem for Adapter {
 
     fn getattr(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         handle: Option<FileHandle>,
         reply: ReplyAttr,
@@ -196,8 +203,11 @@ impl Filesystem for Adapter {
             return reply.attr(&CHANNEL_TTL, &self.0.channel_attr(node.0));
         }
         let claim = self.0.look(node.0);
+        let caller = caller(request);
         self.0.inline(claim, move |fs| {
-            match fs.getattr(node.0, handle.map(|handle| handle.0)) {
+            let known = fs.getattr(node.0, handle.map(|handle| handle.0));
+            fs.note_overtaken(caller, known.as_ref().err());
+            match known {
                 Ok((attr, ttl)) => reply.attr(&ttl, &attr),
                 Err(error) => reply.error(errno(&error)),
             }
@@ -470,7 +480,7 @@ impl Filesystem for Adapter {
         offset: u64,
         data: &[u8],
         write_flags: WriteFlags,
-        _flags: OpenFlags,
+        flags: OpenFlags,
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
@@ -484,9 +494,13 @@ impl Filesystem for Adapter {
         let data = data.to_vec();
         let caller = caller(request);
         let mapped = write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let how = WriteHow {
+            mapped,
+            appends: appends_now(flags),
+        };
         let to = handle.clone();
         self.0.change(&to, move |fs| {
-            let written = fs.write(caller, &handle, offset, &data, write_flags);
+            let written = fs.write(caller, &handle, offset, &data, how);
             if let Some(editor) = handle.editor().filter(|_| mapped) {
                 fs.engine.note_mapped_write(&editor.edit);
             }
@@ -679,7 +693,7 @@ impl Filesystem for Adapter {
 
     fn getxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         name: &OsStr,
         size: u32,
@@ -688,10 +702,12 @@ impl Filesystem for Adapter {
         if is_channel(node.0) {
             return reply.error(Errno::ENODATA);
         }
-        let name = name.to_owned();
+        let (caller, name) = (caller(request), name.to_owned());
         let claim = self.0.look(node.0);
         self.0.inline(claim, move |fs| {
-            send_xattr(reply, size, fs.getxattr(node.0, &name, size))
+            let value = fs.getxattr(node.0, &name, size);
+            fs.note_overtaken(caller, value.as_ref().err());
+            send_xattr(reply, size, value)
         });
     }
 

@@ -56,8 +56,6 @@ pub struct Handle {
     pub synchronous: bool,
     /// Whether it may write.
     pub writable: bool,
-    /// Whether every write goes to the end (O_APPEND).
-    pub appends: bool,
     /// Who opened it.
     pub opener: Option<Process>,
     /// As whom.
@@ -138,8 +136,6 @@ pub struct NewHandle {
     /// See [`Handle`].
     pub writable: bool,
     /// See [`Handle`].
-    pub appends: bool,
-    /// See [`Handle`].
     pub opener: Option<Process>,
     /// See [`Handle`].
     pub user: Caller,
@@ -155,7 +151,6 @@ impl Handles {
             target: new.target,
             synchronous: new.synchronous,
             writable: new.writable,
-            appends: new.appends,
             opener: new.opener,
             user: new.user,
             moved: Mutex::new(None),

@@ -3,7 +3,6 @@
 use std::fs::File;
 use std::io;
 
-use fuser::WriteFlags;
 use polystore::disk::Disk;
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::ReadWriteFlags;
@@ -25,6 +24,15 @@ pub enum Failure {
     LosesContent,
     /// The draft is as it was.
     ChangesNothing,
+}
+
+/// How the kernel asks for a write.
+#[derive(Clone, Copy, Debug)]
+pub struct WriteHow {
+    /// Of pages that were changed through a mapping.
+    pub mapped: bool,
+    /// At the end (O_APPEND), as the handle is open at this moment.
+    pub appends: bool,
 }
 
 impl Fs {
@@ -64,12 +72,11 @@ impl Fs {
         handle: &Handle,
         offset: u64,
         data: &[u8],
-        how: WriteFlags,
+        how: WriteHow,
     ) -> io::Result<u32> {
         // Pages that were changed through a mapping come by any handle, from nobody, and have their place.
-        let mapped = how.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let appends = handle.appends && !mapped;
-        let user = if mapped { handle.user } else { caller };
+        let appends = how.appends && !how.mapped;
+        let user = if how.mapped { handle.user } else { caller };
         let end = offset.saturating_add(data.len() as u64);
         // Kept from try to try: what an append has written once must not be written again.
         let written = std::cell::Cell::new(0);

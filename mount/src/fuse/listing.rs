@@ -114,7 +114,6 @@ impl Fs {
             target: Target::Directory(Mutex::new(stream)),
             synchronous: false,
             writable: false,
-            appends: false,
             opener: None,
             user: caller,
         });

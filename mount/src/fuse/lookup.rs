@@ -44,8 +44,9 @@ impl Fs {
                 return Err(io::ErrorKind::NotFound.into());
             }
             Ok(stat) => stat,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !volatile => {
-                return Ok(nothing());
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.second_looks.missed(caller.tid);
+                return if volatile { Err(error) } else { Ok(nothing()) };
             }
             Err(error) => return Err(error),
         };

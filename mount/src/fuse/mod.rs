@@ -22,6 +22,7 @@ mod nodes;
 mod notices;
 mod opening;
 mod outside;
+mod overtaken;
 mod proc;
 mod redirect;
 mod ticker;

@@ -17,6 +17,7 @@ use super::fs::{Entry, Fs, NOT_REMEMBERED};
 use super::handles::{Counted, Handle, NewHandle, Target};
 use super::made_locks::show_lock;
 use super::nodes::ROOT;
+use super::overtaken::is_overtaken;
 use super::redirect::Promised;
 use super::tree::{Dir, path_of};
 use crate::engine::draft::{Draft, Phase};
@@ -26,6 +27,9 @@ use crate::engine::order::Claim;
 use crate::engine::process::{Caller, Processes};
 use crate::engine::slot::Place;
 use crate::engine::staging::is_hidden;
+
+/// How often CREATE looks again what there is under its name.
+const CREATE_TRIES: usize = 8;
 
 /// A handle, as the kernel is told of it.
 pub struct Opened {
@@ -38,7 +42,7 @@ pub struct Opened {
 /// Flags that are passed on to the backing file. O_DIRECT asks for aligned buffers, which
 /// the kernel does not promise here; it keeps the page cache of the mount out of it by itself.
 /// O_APPEND is done write by write: what comes from a mapping has its own place.
-fn passed_on(flags: OFlags) -> OFlags {
+pub fn passed_on(flags: OFlags) -> OFlags {
     flags
         & (OFlags::RDONLY
             | OFlags::WRONLY
@@ -109,6 +113,19 @@ impl Fs {
     }
 
     fn open_once(self: &Arc<Self>, caller: Caller, node: u64, flags: OFlags) -> io::Result<Opened> {
+        match self.open_node(caller, node, flags) {
+            Err(error) if is_overtaken(&error) => {
+                if self.second_looks.asked_before(caller.tid) {
+                    self.open_overtaken(caller, node, flags)
+                } else {
+                    Err(stale())
+                }
+            }
+            other => other,
+        }
+    }
+
+    fn open_node(self: &Arc<Self>, caller: Caller, node: u64, flags: OFlags) -> io::Result<Opened> {
         let wanted = access(flags);
         let reading = wanted.read_only && !wanted.truncate;
         if let Some(draft) = self.tree.draft(node)
@@ -136,11 +153,6 @@ impl Fs {
 
     fn open_to_read(&self, caller: Caller, node: u64, flags: OFlags) -> io::Result<Opened> {
         let file = match self.tree.open(node, passed_on(flags)) {
-            Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
-                return self
-                    .open_overtaken(caller, node, flags)
-                    .unwrap_or(Err(error));
-            }
             // Only the owner may ask for O_NOATIME, and this process may be somebody else.
             Err(error)
                 if error.raw_os_error() == Some(libc::EPERM) && flags.contains(OFlags::NOATIME) =>
@@ -153,33 +165,7 @@ impl Fs {
         Ok(self.version_handle(caller, node, file, flags))
     }
 
-    /// Another version has taken the name of `node` between the kernel's look and this open, twice:
-    /// the old version that `node` was, if it is still at hand, or the present one, around the
-    /// cache of the node that it is not.
-    fn open_overtaken(
-        &self,
-        caller: Caller,
-        node: u64,
-        flags: OFlags,
-    ) -> Option<io::Result<Opened>> {
-        if !self.second_looks.asked_before(caller.tid) {
-            return None;
-        }
-        if let Some(file) = self.tree.open_superseded(node) {
-            return Some(Ok(self.version_handle(caller, node, file, flags)));
-        }
-        let place = self.tree.last_place_of(node).ok()?;
-        let file = SystemDisk.open(&place.dir, place.name(), false).ok()?;
-        let stat = attr::of_file(&file).ok()?;
-        if !is_free_to_open(caller, &stat) {
-            return None;
-        }
-        let mut opened = self.version_handle(caller, node, file, flags);
-        opened.flags = FopenFlags::FOPEN_DIRECT_IO;
-        Some(Ok(opened))
-    }
-
-    fn version_handle(&self, caller: Caller, node: u64, file: File, flags: OFlags) -> Opened {
+    pub fn version_handle(&self, caller: Caller, node: u64, file: File, flags: OFlags) -> Opened {
         let file = Arc::new(file);
         let wanted = access(flags);
         let id = attr::of_file(&*file).ok().map(|stat| attr::id(&stat));
@@ -228,7 +214,6 @@ impl Fs {
             target,
             synchronous: flags.intersects(OFlags::SYNC | OFlags::DSYNC),
             writable: !wanted.read_only,
-            appends: wanted.append,
             opener,
             user: Caller { tid: 0, ..caller },
         })
@@ -265,8 +250,8 @@ impl Fs {
         if let Some(promised) = self.promises.take(caller.tid, &place.slot) {
             self.promise_broken(&promised);
         }
-        if !self.may_write(caller, place) {
-            return Some(Err(io::ErrorKind::PermissionDenied.into()));
+        if let Err(error) = self.open_as(caller, place, &stat, flags) {
+            return Some(Err(error));
         }
         // The draft that is not wanted any more may still be there.
         let wanted = Access {
@@ -288,18 +273,9 @@ impl Fs {
         })
     }
 
-    /// Whether `caller` may write the published file at `place`, which the kernel was not asked for.
-    fn may_write(&self, caller: Caller, place: &Place<SystemDisk>) -> bool {
-        let mut opened = Err(Errno::ACCESS);
-        let how = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let mut open =
-            || opened = rustix::fs::openat(&*place.dir, place.name(), how, Mode::empty());
-        self.engine.processes.act_as(caller, &mut open).is_ok() && opened.is_ok()
-    }
-
     /// Opens a draft for writing. `direct` where the kernel has to be kept from caching its
     /// content under the node of the published file.
-    fn open_draft(
+    pub fn open_draft(
         self: &Arc<Self>,
         caller: Caller,
         node: u64,
@@ -353,9 +329,6 @@ impl Fs {
             Err(error) => match self.reopen_pinned(caller, node, flags) {
                 // A file that lost its name, through /proc/PID/fd: there is nothing to publish.
                 Some(opened) => return opened,
-                None if self.second_looks.asked_before(caller.tid) => {
-                    self.tree.last_place_of(node)?
-                }
                 None => return Err(error),
             },
         };
@@ -375,7 +348,7 @@ impl Fs {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return self
                     .reopen_pinned(caller, node, flags)
-                    .unwrap_or_else(|| Err(stale()));
+                    .unwrap_or(Err(error));
             }
             other => other?,
         };
@@ -386,10 +359,10 @@ impl Fs {
             Plan::Edit(edit) if self.tree.nodes().of_edit(&edit) == Some(node) => {
                 self.open_edit(caller, node, &edit, flags, false)
             }
-            Plan::Draft(draft) if self.cannot_look_again(caller, &stat) => {
+            Plan::Draft(draft) if self.cannot_look_again(caller, node, &place, &stat, flags)? => {
                 self.open_draft(caller, node, &draft, flags, true)
             }
-            Plan::Edit(edit) if self.cannot_look_again(caller, &stat) => {
+            Plan::Edit(edit) if self.cannot_look_again(caller, node, &place, &stat, flags)? => {
                 self.open_edit(caller, node, &edit, flags, true)
             }
             Plan::Draft(draft) => {
@@ -403,11 +376,26 @@ impl Fs {
         }
     }
 
-    /// Whether the kernel cannot be sent to look for what the file that is now known by `stat` is to be
-    /// opened as: the handle then goes around the cache.
-    fn cannot_look_again(&self, caller: Caller, stat: &Statx) -> bool {
-        caller.tid == 0
-            || (is_free_to_open(caller, stat) && self.second_looks.asked_before(caller.tid))
+    /// Whether the kernel cannot be sent to look for what the file at `place`, which is now known by
+    /// `stat`, is to be opened as: the handle then goes around the cache of `node`.
+    ///
+    /// # Errors
+    /// It is not the file that the kernel has asked for, and `caller` may not open it.
+    fn cannot_look_again(
+        &self,
+        caller: Caller,
+        node: u64,
+        place: &Place<SystemDisk>,
+        stat: &Statx,
+        flags: OFlags,
+    ) -> io::Result<bool> {
+        if caller.tid != 0 && !self.second_looks.asked_before(caller.tid) {
+            return Ok(false);
+        }
+        if !self.tree.nodes().is(node, stat) {
+            self.open_as(caller, place, stat, flags)?;
+        }
+        Ok(true)
     }
 
     /// Promises `what` to the thread that opens, and has the kernel look again.
@@ -451,7 +439,7 @@ impl Fs {
     }
 
     /// Opens a file that has no name any more, through a handle that is still open.
-    fn reopen_pinned(
+    pub fn reopen_pinned(
         &self,
         caller: Caller,
         node: u64,
@@ -459,6 +447,10 @@ impl Fs {
     ) -> Option<io::Result<Opened>> {
         use std::os::fd::AsRawFd;
         let pin = self.tree.pin(node)?;
+        let stat = attr::of_file(&*pin).ok()?;
+        if stat.stx_nlink == 0 && !self.tree.nodes().is(node, &stat) {
+            return None; // Another's stand-in for the file: see `open_overtaken`.
+        }
         let path = format!("/proc/self/fd/{}", pin.as_raw_fd());
         let opened = rustix::fs::open(path, passed_on(flags) | OFlags::CLOEXEC, Mode::empty());
         Some(match opened {
@@ -498,7 +490,7 @@ impl Fs {
             .turn_of_name(caller, parent, name, open_flags)
             .filter(|_| !access(open_flags).exclusive);
         let created = match ask.as_ref().map(|ask| self.turn_at_once(caller, ask)) {
-            None | Some(Ok(())) => self.create_once(caller, parent, name, modes, flags),
+            None | Some(Ok(())) => self.create_once(caller, parent, name, modes, open_flags),
             Some(Err(Refused::Deadlock)) => Err(io::Error::from_raw_os_error(libc::EDEADLK)),
             Some(Err(_)) if open_flags.contains(OFlags::NONBLOCK) => {
                 Err(io::ErrorKind::WouldBlock.into())
@@ -557,18 +549,44 @@ impl Fs {
         made.err().unwrap_or_else(stale)
     }
 
+    /// The kernel comes once or twice, while others may make and remove the name all the time.
     fn create_once(
         self: &Arc<Self>,
         caller: Caller,
         parent: u64,
         name: &OsStr,
+        modes: (u32, u32),
+        flags: OFlags,
+    ) -> io::Result<(Entry, Opened)> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.create_now(caller, parent, name, modes, flags) {
+                Err(error) if tries < CREATE_TRIES && is_overtaken(&error) => {}
+                Err(error)
+                    if error.kind() == io::ErrorKind::AlreadyExists && !access(flags).exclusive =>
+                {
+                    // Made behind the mount since it looked.
+                    if tries >= CREATE_TRIES {
+                        return Err(stale());
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    fn create_now(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
         (mode, umask): (u32, u32),
-        flags: i32,
+        flags: OFlags,
     ) -> io::Result<(Entry, Opened)> {
         if is_hidden(parent == ROOT, name) {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        let flags = OFlags::from_bits_retain(flags as u32);
         let wanted = access(flags);
         let place = self.tree.place(parent, name)?;
         if let Ok(stat) = attr::of_name(&*place.dir, name) {
@@ -606,10 +624,7 @@ impl Fs {
         stat: &Statx,
         flags: OFlags,
     ) -> io::Result<(Entry, Opened)> {
-        // Whoever might not open it must come by OPEN.
-        if attr::kind(stat) != Kind::File || !is_free_to_open(caller, stat) {
-            return Err(stale());
-        }
+        self.check_create(caller, place, stat, flags)?;
         let mut entry = self.entry(caller, parent, place.name(), stat, true);
         let node = entry.attr.ino.0;
         let plan = if access(flags).read_only {
@@ -660,11 +675,6 @@ impl Fs {
         let opened = self.version_handle(caller, entry.attr.ino.0, File::from(fd), flags);
         Ok((entry, opened))
     }
-}
-
-/// Whether `caller` may certainly open a file of which the kernel has checked nothing.
-fn is_free_to_open(caller: Caller, stat: &Statx) -> bool {
-    caller.uid == 0 || (stat.stx_uid == caller.uid && stat.stx_mode & 0o600 == 0o600)
 }
 
 /// The mode of a new file: the caller's umask counts only where the directory has no default ACL

@@ -145,6 +145,7 @@ impl Promises {
 /// second time may have been replaced as well; a third time they do not look.
 #[derive(Default)]
 pub struct SecondLooks {
+    /// Until when each is expected.
     map: Mutex<HashMap<u32, Instant>>,
     count: AtomicUsize,
 }
@@ -159,26 +160,50 @@ impl SecondLooks {
 
     /// Thread `tid` is told to look again.
     pub fn asked(&self, tid: u32) {
-        self.change(|map| map.insert(tid, Instant::now()));
+        self.change(|map| map.insert(tid, Instant::now() + LONGEST));
+    }
+
+    /// Thread `tid`, which wants to know of a file, is told that it is gone: it may be about to open it.
+    pub fn asked_to_know(&self, tid: u32) {
+        self.change(|map| {
+            map.entry(tid).or_insert_with(|| Instant::now() + LIFETIME);
+        });
     }
 
     /// Whether thread `tid` was just told so.
     pub fn asked_before(&self, tid: u32) -> bool {
+        self.any() && self.change(|map| map.get(&tid).is_some_and(|until| Instant::now() < *until))
+    }
+
+    /// Whether any thread was.
+    pub fn any(&self) -> bool {
         self.count.load(Ordering::Acquire) > 0
-            && self.change(|map| map.get(&tid).is_some_and(|when| when.elapsed() < LIFETIME))
+    }
+
+    /// Thread `tid` has found nothing under a name. The kernel tells its program so, or asks a second time
+    /// and then opens what has been made meanwhile.
+    pub fn missed(&self, tid: u32) {
+        if self.any() {
+            self.change(|map| {
+                if let Some(until) = map.get_mut(&tid) {
+                    *until = (*until).min(Instant::now() + LIFETIME);
+                }
+            });
+        }
     }
 
     /// Thread `tid` has opened what it wanted.
     pub fn seen(&self, tid: u32) {
-        if self.count.load(Ordering::Acquire) > 0 {
+        if self.any() {
             self.change(|map| map.remove(&tid));
         }
     }
 
-    /// Forgets those who did not come back.
+    /// Forgets those who do not come back.
     pub fn forget_old(&self) {
-        if self.count.load(Ordering::Acquire) > 0 {
-            self.change(|map| map.retain(|_, when| when.elapsed() < LIFETIME));
+        if self.any() {
+            let now = Instant::now();
+            self.change(|map| map.retain(|_, until| now < *until));
         }
     }
 }

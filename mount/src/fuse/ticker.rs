@@ -1,5 +1,5 @@
 //! What has to be looked at from time to time: promises that nobody keeps, waiters that got a
-//! signal, drafts that have become old, superseded versions.
+//! signal, drafts that have become old, superseded versions, salvage.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -93,7 +93,7 @@ impl Drop for Ticker {
 
 fn run(fs: &Weak<Fs>, shared: &Shared) {
     let mut pause = OTHERWISE;
-    let securing = Arc::new(AtomicBool::new(false));
+    let (securing, purging) = (Arc::default(), Arc::default());
     loop {
         let asked = shared.sleep(pause);
         let Some(fs) = fs.upgrade().filter(|_| !asked.stop) else {
@@ -115,6 +115,7 @@ fn run(fs: &Weak<Fs>, shared: &Shared) {
             log::error!("a round of upkeep panicked");
         }
         secure_old(&fs, &securing);
+        purge_salvage(&fs, &purging);
         pause = if fs.locks.anyone_waiting() {
             fs.locks.look_after_waiters(&fs.engine.processes);
             WHILE_WAITING
@@ -124,29 +125,51 @@ fn run(fs: &Weak<Fs>, shared: &Shared) {
     }
 }
 
-/// Has drafts that have become old secured by one thread at a time: the disk may be slow.
+/// Has drafts that have become old secured.
 fn secure_old(fs: &Arc<Fs>, securing: &Arc<AtomicBool>) {
-    if securing.load(Ordering::Acquire) {
-        return;
-    }
     let old = fs.engine.old_drafts();
     if old.is_empty() {
         return;
     }
-    securing.store(true, Ordering::Release);
-    let done = Securing(securing.clone());
-    fs.aside(move |fs| {
-        let _done = done;
+    one_at_a_time(fs, securing, move |fs| {
         for draft in old.iter().filter(|draft| draft.phase() == Phase::Private) {
             fs.engine.secure(draft);
         }
     });
 }
 
-/// Says that the work is over, even if it panicked.
-struct Securing(Arc<AtomicBool>);
+/// Has salvage looked through, if it may hold too much.
+fn purge_salvage(fs: &Arc<Fs>, purging: &Arc<AtomicBool>) {
+    let salvage = fs.engine.salvage.as_ref();
+    if salvage.is_some_and(|salvage| salvage.is_due()) {
+        one_at_a_time(fs, purging, |fs| {
+            if let Some(salvage) = &fs.engine.salvage {
+                salvage.purge_if_due();
+            }
+        });
+    }
+}
 
-impl Drop for Securing {
+/// Has `work` done by a thread of the pool, because the disk may be slow, unless one is `busy` with such work.
+fn one_at_a_time(
+    fs: &Arc<Fs>,
+    busy: &Arc<AtomicBool>,
+    work: impl FnOnce(&Arc<Fs>) + Send + 'static,
+) {
+    if busy.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let done = Busy(busy.clone());
+    fs.aside(move |fs| {
+        let _done = done;
+        work(fs);
+    });
+}
+
+/// Says that the work is over, even if it panicked.
+struct Busy(Arc<AtomicBool>);
+
+impl Drop for Busy {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Release);
     }

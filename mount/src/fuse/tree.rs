@@ -16,7 +16,7 @@ use rustix::fs::{Mode, OFlags, Statx};
 use super::attr;
 use super::channel::is_channel;
 use super::errno::stale;
-use super::nodes::{Nodes, ROOT};
+use super::nodes::{Node, Nodes, ROOT};
 use crate::engine::draft::{Draft, Phase};
 use crate::engine::editing::{Content, Edit};
 use crate::engine::slot::{Place, SlotKey};
@@ -235,7 +235,14 @@ impl Tree {
         }
         let kind = self.nodes().get(node).ok_or_else(stale)?.kind;
         let place = self.last_place_of(node)?;
-        let stat = attr::of_name(&*place.dir, place.name()).map_err(gone_is_stale)?;
+        let stat = match attr::of_name(&*place.dir, place.name()) {
+            Ok(stat) => stat,
+            // Removed since the kernel looked, which asks before it opens.
+            Err(error) => match self.superseded(node) {
+                Some(file) => return attr::of_file(&*file),
+                None => return Err(gone_is_stale(error)),
+            },
+        };
         // The kernel tries a path only twice, and asks for attributes on the way: of a superseded
         // version that nobody has open it is told what is true of the current one.
         let same_sort = attr::kind(&stat) == Kind::File && kind == Kind::File;
@@ -284,16 +291,24 @@ impl Tree {
         }
     }
 
+    /// What `node` was, or else the file that has taken its name: the kernel asks for the ACL of what it is
+    /// about to open, and looks only twice.
+    pub fn reach_successor(&self, node: u64) -> Option<Reach> {
+        if let Some(file) = self.superseded(node) {
+            return Some(Reach::Open(Content::Version(file)));
+        }
+        let place = self.last_place_of(node).ok()?;
+        let named = named(&place).ok()?;
+        let stat = attr::of_file(&named).ok()?;
+        (attr::kind(&stat) == Kind::File).then_some(named)
+    }
+
     /// What is published under the name of `node`.
     ///
     /// # Errors
     /// ESTALE where there is nothing; else the system's.
     pub fn reach_by_name(&self, node: u64) -> io::Result<Reach> {
-        let place = self.place_of(node)?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&*place.dir, place.name(), flags, Mode::empty())
-            .map(Reach::Named)
-            .map_err(|error| gone_is_stale(error.into()))
+        named(&self.place_of(node)?).map_err(gone_is_stale)
     }
 
     /// Opens the published file that `node` is.
@@ -347,16 +362,23 @@ impl Tree {
     /// A new version is about to take `place`: keeps the old one for a moment if somebody other
     /// than `writer` has just been told of it and may be about to open it.
     pub fn supersede(&self, place: &Place<SystemDisk>, writer: Option<u32>) {
+        self.keep_if(place, |node| node.told.others(writer, JUST_TOLD));
+    }
+
+    /// The name at `place` is about to be removed: keeps its file for a moment.
+    pub fn keep_removed(&self, place: &Place<SystemDisk>) {
+        self.keep_if(place, |node| node.kind == Kind::File);
+    }
+
+    fn keep_if(&self, place: &Place<SystemDisk>, wanted: impl Fn(&Node) -> bool) {
         let Ok(stat) = attr::of_name(&*place.dir, place.name()) else {
             return;
         };
         let told = {
             let nodes = self.nodes();
-            nodes.of(attr::id(&stat)).filter(|node| {
-                nodes
-                    .get(*node)
-                    .is_some_and(|node| node.told.others(writer, JUST_TOLD))
-            })
+            nodes
+                .of(attr::id(&stat))
+                .filter(|node| nodes.get(*node).is_some_and(&wanted))
         };
         let Some(node) = told else { return };
         if let Ok(file) = SystemDisk.open(&place.dir, place.name(), false) {
@@ -374,20 +396,22 @@ impl Tree {
         }
     }
 
-    /// Opens a version that is no longer published, for reading, while it is kept.
-    pub fn open_superseded(&self, node: u64) -> Option<File> {
+    /// A version that is no longer published, while it is kept.
+    fn superseded(&self, node: u64) -> Option<Arc<File>> {
         let kept = self
             .superseded
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let found = kept
-            .iter()
-            .rev()
-            .find(|kept| kept.node == node)?
-            .file
-            .clone();
-        drop(kept);
-        File::open(path_of(found.as_fd())).ok()
+        let found = kept.iter().rev().find(|kept| kept.node == node)?;
+        Some(found.file.clone())
+    }
+
+    /// Opens a version that is no longer published, while it is kept.
+    pub fn open_superseded(&self, node: u64, flags: OFlags) -> Option<File> {
+        let found = self.superseded(node)?;
+        let flags = flags | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(path_of(found.as_fd()), flags, Mode::empty());
+        opened.ok().map(File::from)
     }
 
     /// Lets go of superseded versions that have been kept long enough.
@@ -446,6 +470,13 @@ impl Reach {
             Reach::Dir(_) | Reach::Named(_) => None,
         }
     }
+}
+
+/// What stands at `place`.
+fn named(place: &Place<SystemDisk>) -> io::Result<Reach> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::openat(&*place.dir, place.name(), flags, Mode::empty())?;
+    Ok(Reach::Named(fd))
 }
 
 /// A path to an open file, for calls that want one.
