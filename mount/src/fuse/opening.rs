@@ -93,11 +93,15 @@ impl Fs {
     /// Opens `node`. An error of ESTALE makes the kernel look the name up again and come back, once.
     pub fn open(self: &Arc<Self>, caller: Caller, node: u64, flags: i32) -> io::Result<Opened> {
         let flags = OFlags::from_bits_retain(flags as u32);
-        let turn = self.turn_of_node(caller, node, flags).map(|ask| ask.slot);
-        let opened = self.open_once(caller, node, flags);
+        let turn = self.turn_of_node(caller, node, flags);
+        // Its lock file may have been removed since the turn came.
+        let opened = match &turn {
+            Some(ask) if !self.has_turn(caller, ask) => Err(stale()),
+            _ => self.open_once(caller, node, flags),
+        };
         self.note_second_look(caller, &opened);
-        if let Some(slot) = turn {
-            self.settle_turn(caller, &slot, &opened);
+        if let Some(ask) = turn {
+            self.settle_turn(caller, &ask.slot, &opened);
         }
         opened
     }

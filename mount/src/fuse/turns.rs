@@ -34,8 +34,8 @@ use crate::engine::slot::SlotKey;
 /// How long an open of a document waits for its turn.
 const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// However slow a thread is that was sent to look again: after that its turn is not kept for it.
-const COMES_BACK_WITHIN: Duration = Duration::from_secs(30);
+/// After that a turn is not kept for a thread that the kernel looks again for. A slow one asks anew.
+const COMES_BACK_WITHIN: Duration = Duration::from_secs(1);
 
 /// The last byte of a whole file.
 const LAST_BYTE: u64 = i64::MAX as u64;
@@ -65,6 +65,7 @@ impl Drop for Turn {
 }
 
 /// A turn that is asked for.
+#[derive(Clone)]
 pub struct Ask {
     kind: TurnKind,
     /// The slot of the lock file.
@@ -92,12 +93,13 @@ impl Ask {
 
 struct Pending {
     turn: Turn,
-    since: Instant,
+    /// Since when the kernel looks again for its thread; `None` while the open is in progress here.
+    sent: Option<Instant>,
 }
 
-/// The turns that belong to no handle yet.
+/// The turns that belong to no handle yet, by thread: each opens one file at a time.
 pub struct Turns {
-    pending: Mutex<HashMap<(u32, SlotKey), Pending>>,
+    pending: Mutex<HashMap<u32, Pending>>,
     next: AtomicU64,
     lock_timeout: Option<Duration>,
 }
@@ -112,53 +114,59 @@ impl Turns {
         }
     }
 
-    fn pending(&self) -> MutexGuard<'_, HashMap<(u32, SlotKey), Pending>> {
+    fn pending(&self) -> MutexGuard<'_, HashMap<u32, Pending>> {
         // Entries are set and removed in single steps.
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn put(&self, tid: u32, turn: Turn) {
-        let since = Instant::now();
-        let before = self
-            .pending()
-            .insert((tid, turn.slot.clone()), Pending { turn, since });
+        let before = self.pending().insert(tid, Pending { turn, sent: None });
         drop(before); // Outside the lock: others may get their turn by it.
     }
 
+    /// The turn of thread `tid`, if it is at `slot`; another one ends.
     fn take(&self, tid: u32, slot: &SlotKey) -> Option<Turn> {
-        let pending = self.pending().remove(&(tid, slot.clone()));
-        pending.map(|pending| pending.turn)
+        let pending = self.pending().remove(&tid);
+        let turn = pending.map(|pending| pending.turn);
+        turn.filter(|turn| turn.slot == *slot)
     }
 
-    /// Whether thread `tid` has the turn in `table`. One that it has in another, because the name was
-    /// removed or renamed meanwhile, ends.
-    fn is_pending(&self, tid: u32, slot: &SlotKey, table: &Arc<Table>) -> bool {
-        let key = (tid, slot.clone());
+    /// Whether thread `tid`, which opens a file now, has the turn in `table`. One that it has in another,
+    /// because the name was removed or renamed meanwhile, ends.
+    fn is_pending(&self, tid: u32, table: &Arc<Table>) -> bool {
         let mut pending = self.pending();
-        let Some(kept) = pending.get(&key) else {
+        let Some(kept) = pending.get_mut(&tid) else {
             return false;
         };
         if Arc::ptr_eq(&kept.turn.table, table) {
+            kept.sent = None;
             return true;
         }
-        let outdated = pending.remove(&key);
+        let outdated = pending.remove(&tid);
         drop(pending);
         drop(outdated);
         false
     }
 
-    /// Ends the turns of threads that do not come back.
+    /// The kernel is told to look again for thread `tid`.
+    fn sent_to_look_again(&self, tid: u32) {
+        if let Some(pending) = self.pending().get_mut(&tid) {
+            pending.sent = Some(Instant::now());
+        }
+    }
+
+    /// Ends the turns of threads that do not come back: they were killed, or found something else.
     pub fn end_abandoned(&self) {
         let mut ended = Vec::new();
         let mut pending = self.pending();
+        let abandoned =
+            |tid: u32, sent: Instant| sent.elapsed() >= COMES_BACK_WITHIN || has_ended(tid);
         let gone: Vec<_> = pending
             .iter()
-            .filter(|((tid, _), pending)| {
-                pending.since.elapsed() >= COMES_BACK_WITHIN || has_ended(*tid)
-            })
-            .map(|(key, _)| key.clone())
+            .filter(|(tid, pending)| pending.sent.is_some_and(|sent| abandoned(**tid, sent)))
+            .map(|(tid, _)| *tid)
             .collect();
-        ended.extend(gone.iter().filter_map(|key| pending.remove(key)));
+        ended.extend(gone.iter().filter_map(|tid| pending.remove(tid)));
         drop(pending);
         drop(ended);
     }
@@ -279,8 +287,7 @@ impl Fs {
     /// Waits for a turn, as `wait` says, without a thread; `go` is told how that ended. The turn is
     /// then kept for the thread of `caller` (see [`settle_turn`](Self::settle_turn)).
     pub fn with_turn(self: &Arc<Self>, caller: Caller, ask: &Ask, wait: Wait, go: Go) {
-        let table = self.turn_table(&ask.slot, &ask.dir);
-        if self.turns.is_pending(caller.tid, &ask.slot, &table) {
+        if self.has_turn(caller, ask) {
             return go(self, Ok(true));
         }
         let tid = caller.tid;
@@ -304,8 +311,45 @@ impl Fs {
     ) {
         let table = self.turn_table(&ask.slot, &ask.dir);
         let id = self.turns.next.fetch_add(1, Ordering::Relaxed);
+        let request = self.turn_request(caller, ask, by_request, id);
+        let passable = match self.passable(&table, &request) {
+            Ok(passable) => passable,
+            Err(refused) => return done(self, Err(refused), true),
+        };
+        let asking = Arc::new(AtomicBool::new(true));
+        let asker = std::thread::current().id();
+        let answer: Answer = {
+            let (fs, table, ask) = (self.clone(), table.clone(), ask.clone());
+            let asking = asking.clone();
+            Box::new(move |outcome| {
+                let same_thread = std::thread::current().id() == asker;
+                let at_once = same_thread && asking.load(Ordering::Acquire);
+                fs.count_turn(outcome, at_once);
+                let number = fs.locks.number(&table);
+                let turn = outcome.map(|()| Turn {
+                    locks: fs.locks.clone(),
+                    table,
+                    id,
+                    slot: ask.slot.clone(),
+                    number,
+                });
+                if turn.as_ref().is_ok_and(|turn| !fs.is_current(turn, &ask)) {
+                    // The lock file was removed or replaced meanwhile: the turn is at what is there now.
+                    drop(turn);
+                    return fs.ask_for_turn(caller, &ask, by_request, wait, done);
+                }
+                done(&fs, turn, at_once);
+            })
+        };
+        self.locks
+            .set_past(&table, request, &passable, wait, answer);
+        asking.store(false, Ordering::Release);
+        self.hurry_if_waiting();
+    }
+
+    fn turn_request(&self, caller: Caller, ask: &Ask, by_request: bool, id: u64) -> Request {
         let holder = self.holder(caller);
-        let request = Request {
+        Request {
             class: Class::Turn,
             owner: id,
             start: 0,
@@ -322,35 +366,17 @@ impl Fs {
                 ends_turn: None,
                 maker: ask.make.map(|mode| (caller, mode)),
             },
-        };
-        let passable = match self.passable(&table, &request) {
-            Ok(passable) => passable,
-            Err(refused) => return done(self, Err(refused), true),
-        };
-        let at_once = Arc::new(AtomicBool::new(true));
-        let asker = std::thread::current().id();
-        let answer: Answer = {
-            let (fs, table, slot) = (self.clone(), table.clone(), ask.slot.clone());
-            let at_once = at_once.clone();
-            Box::new(move |outcome| {
-                let same_thread = std::thread::current().id() == asker;
-                let at_once = same_thread && at_once.load(Ordering::Acquire);
-                fs.count_turn(outcome, at_once);
-                let number = fs.locks.number(&table);
-                let turn = outcome.map(|()| Turn {
-                    locks: fs.locks.clone(),
-                    table,
-                    id,
-                    slot,
-                    number,
-                });
-                done(&fs, turn, at_once);
-            })
-        };
-        self.locks
-            .set_past(&table, request, &passable, wait, answer);
-        at_once.store(false, Ordering::Release);
-        self.hurry_if_waiting();
+        }
+    }
+
+    fn is_current(&self, turn: &Turn, ask: &Ask) -> bool {
+        Arc::ptr_eq(&turn.table, &self.turn_table(&ask.slot, &ask.dir))
+    }
+
+    /// Whether the thread of `caller` still has the turn that its open waited for.
+    pub fn has_turn(&self, caller: Caller, ask: &Ask) -> bool {
+        let table = self.turn_table(&ask.slot, &ask.dir);
+        self.turns.is_pending(caller.tid, &table)
     }
 
     fn count_turn(&self, outcome: Result<(), Refused>, at_once: bool) {
@@ -409,7 +435,7 @@ impl Fs {
     pub fn settle_turn(&self, caller: Caller, slot: &SlotKey, opened: &io::Result<Opened>) {
         let looks_again = |error: &io::Error| error.raw_os_error() == Some(libc::ESTALE);
         if opened.as_ref().is_err_and(looks_again) {
-            return;
+            return self.turns.sent_to_look_again(caller.tid);
         }
         let turn = self.turns.take(caller.tid, slot);
         let handle = opened

@@ -157,6 +157,24 @@ until(lambda: os.path.exists("job.lock"), "there is a new one")
 assert two.waits(), "two hold one lock file"
 three('os.close(f)')
 two.answer()
+two('os.close(f)')
+# Who does not make the file finds none, and keeps nobody from the next.
+one('f = open("gone.lock", "w")')
+two.ask('f = os.open("gone.lock", os.O_WRONLY)')
+assert two.waits()
+os.unlink("gone.lock")
+one('f.close()')
+fails(errno.ENOENT, two.answer)
+three('os.close(os.open("gone.lock", os.O_WRONLY | os.O_CREAT))')
+# It may get another name while somebody waits: he goes on waiting for the file that he asked for, or is told that it is gone.
+one('f = open("first.lock", "w")')
+two.ask('f = os.open("first.lock", os.O_WRONLY)')
+assert two.waits()
+os.rename("first.lock", "second.lock")
+three('fails(errno.EAGAIN, os.open, "second.lock", os.O_WRONLY | os.O_NONBLOCK)')
+one('f.close()')
+fails(errno.ENOENT, two.answer)
+until(lambda: three('os.close(os.open("second.lock", os.O_WRONLY | os.O_NONBLOCK))') is None, "the turn is free", 5)
 "#);
     }
 );
