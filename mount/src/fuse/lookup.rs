@@ -14,6 +14,7 @@ use super::fs::{Entry, Fs, NOT_REMEMBERED, REMEMBERED};
 use super::limits;
 use super::made_locks::is_made_lock;
 use super::nodes::ROOT;
+use super::overtaken::is_overtaken;
 use super::redirect::Promised;
 use super::tree::{content_stat, draft_stat};
 use crate::engine::draft::Draft;
@@ -116,7 +117,12 @@ impl Fs {
         };
         let stat = match content {
             Some(content) => content_stat(&content)?,
-            None => self.tree.stat(node)?,
+            None => match self.tree.stat(node) {
+                // fstat(2) comes without its handle: of one that was opened around the cache of a file
+                // which is gone.
+                Err(error) if is_overtaken(&error) => self.stat_of_handles(node).ok_or(error)?,
+                other => other?,
+            },
         };
         let in_motion =
             attr::kind(&stat) == Kind::Directory && self.engine.has_drafts_in(attr::id(&stat));
@@ -135,6 +141,16 @@ impl Fs {
         let nodes = self.tree.nodes();
         let shown = nodes.shown_inode(node, &stat);
         Ok((nodes.attr(&stat, node, shown), ttl))
+    }
+
+    /// What is known of what is open as `node`.
+    fn stat_of_handles(&self, node: u64) -> Option<Statx> {
+        let handles = self.handles.of_node(node);
+        let contents = handles
+            .iter()
+            .filter_map(|handle| self.content(handle).ok());
+        let mut stats = contents.filter_map(|content| content_stat(&content).ok());
+        stats.next()
     }
 
     /// Where the symbolic link `node` points to.
