@@ -114,6 +114,8 @@ struct Asker {
     waits: bool,
     /// Whether it came in beside a lock that settles who has the file: it holds nothing.
     let_in: bool,
+    /// Whether it has been looked at since it was granted.
+    seen: bool,
     answers: Arc<Mutex<Vec<Result<(), Refused>>>>,
 }
 
@@ -190,6 +192,7 @@ impl Game {
             request,
             waits,
             let_in: false,
+            seen: false,
             answers,
         };
         if !waits {
@@ -287,6 +290,21 @@ impl Game {
         }
         let waiting = self.of(None);
         assert!(waiting.iter().all(|asker| asker.waits));
+        for new in holding.iter().filter(|asker| !asker.seen) {
+            // Programs of a protocol of their own settle it among themselves.
+            let own = new.request.terms.own_protocol;
+            let earlier = |asker: &&&Asker| {
+                let settles = own && asker.request.terms.own_protocol;
+                asker.request.owner < new.request.owner
+                    && (asker.request.class == new.request.class || !settles)
+            };
+            let mut earlier = waiting.iter().filter(earlier);
+            assert!(
+                !earlier.any(|asker| excludes(&asker.request, &new.request)),
+                "{:?} was served before those who came first",
+                new.request
+            );
+        }
         self.nobody_waits_for_nothing(&holding, &waiting, own_lock);
         let world = self.file.0.lock().expect("not poisoned");
         if holding.is_empty() && waiting.is_empty() {
@@ -297,6 +315,10 @@ impl Game {
             assert_eq!(world.mount, Some(true), "not held outside");
         }
         assert_eq!(self.locks.waiters(), waiting.len());
+        drop(world);
+        for asker in &mut self.askers {
+            asker.seen |= asker.answer().is_some();
+        }
     }
 
     fn of(&self, answer: Option<Result<(), Refused>>) -> Vec<&Asker> {

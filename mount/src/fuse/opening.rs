@@ -100,9 +100,7 @@ impl Fs {
             _ => self.open_once(caller, node, flags),
         };
         self.note_second_look(caller, &opened);
-        if let Some(ask) = turn {
-            self.settle_turn(caller, &ask.slot, &opened);
-        }
+        self.settle_turn(caller, turn.as_ref(), &opened);
         opened
     }
 
@@ -506,9 +504,7 @@ impl Fs {
             Ok((entry, opened)) => (Some(entry), Ok(opened)),
             Err(error) => (None, Err(error)),
         };
-        if let Some(ask) = ask {
-            self.settle_turn(caller, &ask.slot, &created.1);
-        }
+        self.settle_turn(caller, ask.as_ref(), &created.1);
         match created {
             (Some(entry), Ok(opened)) => Ok((entry, opened)),
             (_, Err(error)) => Err(error),

@@ -11,8 +11,8 @@
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::OFlags;
@@ -100,6 +100,7 @@ struct Pending {
 /// The turns that belong to no handle yet, by thread: each opens one file at a time.
 pub struct Turns {
     pending: Mutex<HashMap<u32, Pending>>,
+    count: AtomicUsize,
     next: AtomicU64,
     lock_timeout: Option<Duration>,
 }
@@ -109,65 +110,76 @@ impl Turns {
     pub fn new(lock_timeout: Option<Duration>) -> Turns {
         Turns {
             pending: Mutex::default(),
+            count: AtomicUsize::new(0),
             next: AtomicU64::new(1),
             lock_timeout,
         }
     }
 
-    fn pending(&self) -> MutexGuard<'_, HashMap<u32, Pending>> {
+    /// Changes the table. What is taken out of it is to be dropped by the caller: others may get their
+    /// turn by that.
+    fn change<T>(&self, change: impl FnOnce(&mut HashMap<u32, Pending>) -> T) -> T {
         // Entries are set and removed in single steps.
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = change(&mut pending);
+        self.count.store(pending.len(), Ordering::Release);
+        done
     }
 
     fn put(&self, tid: u32, turn: Turn) {
-        let before = self.pending().insert(tid, Pending { turn, sent: None });
-        drop(before); // Outside the lock: others may get their turn by it.
+        let before = self.change(|pending| pending.insert(tid, Pending { turn, sent: None }));
+        drop(before);
     }
 
-    /// The turn of thread `tid`, if it is at `slot`; another one ends.
-    fn take(&self, tid: u32, slot: &SlotKey) -> Option<Turn> {
-        let pending = self.pending().remove(&tid);
-        let turn = pending.map(|pending| pending.turn);
-        turn.filter(|turn| turn.slot == *slot)
+    /// Whether any thread has one.
+    fn any(&self) -> bool {
+        self.count.load(Ordering::Acquire) > 0
+    }
+
+    /// The turn of thread `tid`.
+    fn take(&self, tid: u32) -> Option<Turn> {
+        let pending = self.change(|pending| pending.remove(&tid));
+        pending.map(|pending| pending.turn)
     }
 
     /// Whether thread `tid`, which opens a file now, has the turn in `table`. One that it has in another,
     /// because the name was removed or renamed meanwhile, ends.
     fn is_pending(&self, tid: u32, table: &Arc<Table>) -> bool {
-        let mut pending = self.pending();
-        let Some(kept) = pending.get_mut(&tid) else {
-            return false;
-        };
-        if Arc::ptr_eq(&kept.turn.table, table) {
+        let outdated = self.change(|pending| {
+            let kept = pending.get_mut(&tid)?;
             kept.sent = None;
-            return true;
-        }
-        let outdated = pending.remove(&tid);
-        drop(pending);
-        drop(outdated);
-        false
+            let current = Arc::ptr_eq(&kept.turn.table, table);
+            (!current).then(|| pending.remove(&tid))
+        });
+        outdated.is_none() && self.change(|pending| pending.contains_key(&tid))
     }
 
     /// The kernel is told to look again for thread `tid`.
     fn sent_to_look_again(&self, tid: u32) {
-        if let Some(pending) = self.pending().get_mut(&tid) {
-            pending.sent = Some(Instant::now());
-        }
+        self.change(|pending| {
+            if let Some(pending) = pending.get_mut(&tid) {
+                pending.sent = Some(Instant::now());
+            }
+        });
     }
 
     /// Ends the turns of threads that do not come back: they were killed, or found something else.
     pub fn end_abandoned(&self) {
-        let mut ended = Vec::new();
-        let mut pending = self.pending();
+        if !self.any() {
+            return;
+        }
         let abandoned =
             |tid: u32, sent: Instant| sent.elapsed() >= COMES_BACK_WITHIN || has_ended(tid);
-        let gone: Vec<_> = pending
-            .iter()
-            .filter(|(tid, pending)| pending.sent.is_some_and(|sent| abandoned(**tid, sent)))
-            .map(|(tid, _)| *tid)
-            .collect();
-        ended.extend(gone.iter().filter_map(|tid| pending.remove(tid)));
-        drop(pending);
+        let ended: Vec<Pending> = self.change(|pending| {
+            let gone = |(tid, pending): (&u32, &Pending)| {
+                pending
+                    .sent
+                    .is_some_and(|sent| abandoned(*tid, sent))
+                    .then_some(*tid)
+            };
+            let gone: Vec<u32> = pending.iter().filter_map(gone).collect();
+            gone.iter().filter_map(|tid| pending.remove(tid)).collect()
+        });
         drop(ended);
     }
 }
@@ -431,17 +443,19 @@ impl Fs {
     }
 
     /// An open that had its turn ended: the turn belongs to the handle, waits for the kernel to look
-    /// again, or is over.
-    pub fn settle_turn(&self, caller: Caller, slot: &SlotKey, opened: &io::Result<Opened>) {
+    /// again, or is over. `ask` is `None` where what was opened has no turns, or none any more.
+    pub fn settle_turn(&self, caller: Caller, ask: Option<&Ask>, opened: &io::Result<Opened>) {
+        if !self.turns.any() {
+            return;
+        }
         let looks_again = |error: &io::Error| error.raw_os_error() == Some(libc::ESTALE);
         if opened.as_ref().is_err_and(looks_again) {
             return self.turns.sent_to_look_again(caller.tid);
         }
-        let turn = self.turns.take(caller.tid, slot);
-        let handle = opened
-            .as_ref()
-            .ok()
-            .and_then(|opened| self.handles.get(opened.handle));
+        let turn = self.turns.take(caller.tid);
+        let turn = turn.filter(|turn| ask.is_some_and(|ask| turn.slot == ask.slot));
+        let handle = opened.as_ref().ok();
+        let handle = handle.and_then(|opened| self.handles.get(opened.handle));
         if let (Some(turn), Some(handle)) = (turn, handle) {
             handle.keep_turn(turn);
         }
