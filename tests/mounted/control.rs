@@ -43,6 +43,9 @@ class Channel:
         os.close(self.fd)
 "#;
 
+/// What `CONTROL.md` says of the shape of requests and replies, for programs.
+const SCHEMA: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/control.schema.json"));
+
 fn with_channel(script: &str) -> String {
     format!("{CHANNEL}\n{script}")
 }
@@ -528,6 +531,231 @@ if os.getuid() == 0:
     equal(os.stat("theirs/a.json").st_uid, 1234)
     assert not os.path.exists(f"{DATA}/mine.json.lock") and not os.path.exists(f"{DATA}/secret.json.lock")
 "#,
+        ));
+    }
+);
+
+mount_only!(
+    /// What the mount takes and replies is what the schema says, and nothing else.
+    the_schema_is_true,
+    Setup::needs(&["python:jsonschema"]),
+    |m| {
+        std::fs::write(m.tmp().join("control.schema.json"), SCHEMA).expect("the schema");
+        m.py(&with_channel(
+            r##"
+from jsonschema import Draft202012Validator
+
+with open(os.path.join(TMP, "control.schema.json")) as f:
+    SCHEMA = json.load(f)
+Draft202012Validator.check_schema(SCHEMA)
+
+def are(name):
+    return Draft202012Validator({**SCHEMA, "oneOf": [{"$ref": f"#/$defs/{name}"}]})
+
+message, request, reply = Draft202012Validator(SCHEMA), are("request"), are("reply")
+replies = {op: are(f"{op}_reply") for op in (
+    "update", "begin", "commit", "abort", "publish", "break",
+    "locks", "drafts", "failures", "salvage", "stats", "status", "error")}
+equal(len(SCHEMA["$defs"]["request"]["oneOf"]), len(replies) - 1)
+c = Channel()
+
+def send(asked):
+    """The reply, which must be one, and that of this op."""
+    try:
+        os.write(c.fd, json.dumps(asked).encode())
+        number = None
+    except OSError as error:
+        number = error.errno
+    said = c.reply()
+    for validator in (message, reply, replies[asked["op"] if said["ok"] else "error"]):
+        validator.validate(said)
+    assert not request.is_valid(said), said
+    equal(said["ok"], number is None, said)
+    if number is not None:
+        assert getattr(errno, said["error"]["code"]) == number, said
+    return said
+
+def agree(asked):
+    """The channel refuses its shape, or it is a request by the schema."""
+    said = send(asked)
+    code = None if said["ok"] else said["error"]["code"]
+    shaped = code not in ("EINVAL", "EPROTONOSUPPORT")
+    equal(request.is_valid(asked), shaped, f"{asked} {said}")
+    equal(message.is_valid(asked), shaped, f"{asked} {said}")
+    return code
+
+def taken(op, **members):
+    equal(agree({"op": op, **members}), None, members)
+
+def fails_with(code, op, **members):
+    equal(agree({"op": op, **members}), code, members)
+
+def malformed(asked):
+    equal(agree(asked), "EINVAL", asked)
+
+def update(path="c.json", **members):
+    return {"op": "update", "path": path, **members}
+
+# Something for each list but that of failures.
+write("c.json", '{"a": 1}')
+write("bad.json", "{")
+write("old", "old")
+write("older", "older")
+os.mkdir("d")
+made = open("made", "w"); made.write("x"); made.flush()
+edited = open("old", "r+"); edited.write("new"); edited.flush()
+rewritten = open("older", "w"); rewritten.write("newer"); rewritten.flush()
+one, two = peers(2)
+one('f = open("job.lock", "w")')
+two.ask('f = open("job.lock", "w")')
+until(lambda: waiters("job.lock") == 1)
+write("flocked.lock", ""); write("ranges.lock", "")
+flocked = open("flocked.lock"); fcntl.flock(flocked, fcntl.LOCK_SH)
+ranges = open("ranges.lock"); fcntl.lockf(ranges, fcntl.LOCK_SH)
+def killed(line):
+    k = open("killed", "w"); k.write("half"); k.flush()
+    line.say("written")
+    time.sleep(60)
+worker = Worker(killed)
+equal(worker.hear(), "written")
+worker.kill(); worker.wait()
+until(lambda: status()["salvage"])
+
+for op in ("locks", "drafts", "failures", "salvage", "stats", "status"):
+    taken(op)
+    taken(op, version=1)
+    for more in ({"all": True}, {"path": "c.json"}, {"version": "1"}, {"version": None}, {"version": True}):
+        malformed({"op": op, **more})
+everything = json.loads(read(".polystore/status.json"))
+for validator in (message, reply, replies["status"]):
+    validator.validate(everything)
+for part in ("locks", "drafts", "salvage", "stats"):
+    assert everything[part], part
+kinds = {party["kind"] for lock in everything["locks"] for party in lock["holders"]}
+equal(kinds, {"turn", "flock", "fcntl"})
+equal({draft["kind"] for draft in everything["drafts"]}, {"new", "edit", "rewrite"})
+
+# Accepted, and done.
+taken("publish", path="made")
+taken("break", path="job.lock")
+two.answer()
+taken("update", path="c.json", merge={"b": 12345678901234567890123, "c": None})
+taken("update", path="c.json", merge={}, **{"return": True})
+taken("update", path="d/new.json", patch=[], default=None, timeout=0, **{"return": False}, version=1)
+taken("update", path="d/word.json", merge="\u00e9\U0001f600", timeout=3600)
+taken("update", path="c.json", timeout=0.5, patch=[
+    {"op": "add", "path": "/x~0y~1z", "value": None, "from": 1, "comment": "ignored"},
+    {"op": "test", "path": "/x~0y~1z", "value": None},
+    {"op": "copy", "path": "/ ", "from": ""},
+    {"op": "move", "path": "", "from": "/ ", "value": 1},
+    {"op": "replace", "path": "/a", "value": {}},
+    {"op": "add", "path": "/", "value": 1},
+    {"op": "add", "path": "/\n", "value": 1},
+    {"op": "remove", "path": "/"}])
+for members in ({"value": None}, {"merge": {"n": 1}}, {"patch": [], "return": True}):
+    taken("begin", path="c.json", default={}, timeout=1)
+    taken("commit", **members)
+taken("begin", path="d/none.json", default=[])
+fails_with("EBUSY", "begin", path="c.json")
+fails_with("ENOMSG", "commit", patch=[{"op": "test", "path": "", "value": 1}])
+taken("abort")
+# Accepted, and failed.
+fails_with("ESRCH", "abort")
+fails_with("ESRCH", "commit", value={})
+fails_with("ENOENT", "publish", path="c.json")
+fails_with("ENOENT", "update", path="none.json", patch=[])
+fails_with("EISDIR", "begin", path="d")
+fails_with("ENOTDIR", "update", path="c.json/c.json", merge=1)
+fails_with("EBADMSG", "update", path="bad.json", merge=1)
+for name in ("...", ".a", "..a", "a..", "..\n", "\n", " ", "a\\b", ".polystore2", ".polystore\n", "d/.polystore",
+             ".polystore-draft", "a.polystore-draft-1", "a" * 255, "\u00e9" * 127, "\U0001f600" * 63,
+             "d/.../x", "/".join(["n" * 254] * 16) + "/" + "n" * 16):
+    assert agree(update(name, merge={}, timeout=0)) in (None, "ENOENT", "ENAMETOOLONG"), name
+# Of another version.
+for version in (0, 2, -1, 1.5, 10 ** 30):
+    fails_with("EPROTONOSUPPORT", "stats", version=version)
+# No paths.
+for name in ("", "/", "/c.json", "c.json/", "d//c.json", ".", "..", "./c.json", "d/.", "d/./c.json", "../c.json",
+             "d/..", "d/../c.json", "c\0.json", ".polystore", ".polystore/control.json", ".polystore-draft-1",
+             "d/.polystore-draft-", "a" * 256, "d/" + "a" * 256 + "/c", "a/" * 2048 + "a", None, 1, ["c.json"]):
+    malformed(update(name, merge={}))
+    for op in ("begin", "publish", "break"):
+        malformed({"op": op, "path": name})
+# No requests.
+for asked in (
+    {"op": "dance"}, {"op": None}, {"op": "Stats"}, {"path": "c.json"}, {}, {"op": "begin"}, {"op": "publish"},
+    update(), update(value=1), update(merge={}, patch=[]), update(merge={}, value={}), update(merge={}, typo=1),
+    update(merge={}, timeout=-1), update(merge={}, timeout=-1e-9), update(merge={}, timeout=3600.001),
+    update(merge={}, timeout="1"), update(merge={}, timeout=None), update(merge={}, timeout=True),
+    update(merge={}, **{"return": 1}), update(merge={}, **{"return": None}), update(merge={}, Default=1),
+    {"op": "begin", "path": "c.json", "return": True}, {"op": "begin", "path": "c.json", "merge": {}},
+    {"op": "commit"}, {"op": "commit", "value": 1, "default": 1}, {"op": "commit", "value": 1, "merge": 1},
+    {"op": "commit", "value": 1, "path": "c.json"}, {"op": "commit", "value": 1, "timeout": 1},
+    {"op": "abort", "path": "c.json"}, {"op": "publish", "path": "c.json", "timeout": 1},
+    {"op": "break", "path": "c.json", "all": True}, [], ["stats"], "stats", 1, None,
+):
+    malformed(asked)
+for patch in (
+    {}, None, "", [1], [[]], [{}], [{"op": "add"}], [{"op": "add", "path": "/a"}], [{"path": "/a", "value": 1}],
+    [{"op": "remove"}], [{"op": "remove", "path": None}], [{"op": "dance", "path": "/a"}], [{"op": 1, "path": "/a"}],
+    [{"op": "test", "path": "/a", "from": "/a"}], [{"op": "replace", "path": "/a"}],
+    [{"op": "move", "path": "/a"}], [{"op": "copy", "path": "/a", "from": 1}], [{"op": "copy", "from": "/a"}],
+    [{"op": "move", "path": "/a", "from": "a"}], [{"op": "remove", "path": "a"}], [{"op": "remove", "path": "\n"}],
+    [{"op": "remove", "path": "/~"}], [{"op": "remove", "path": "/~2"}], [{"op": "remove", "path": "/a~/b"}],
+    [{"op": "test", "path": "", "value": 1}, {"op": "Test", "path": "", "value": 1}],
+):
+    malformed(update(patch=patch))
+    malformed({"op": "commit", "patch": patch})
+# Any mixture of members. None of these changes can fail but by a `test`.
+random.seed(20)
+ADD = {"op": "add", "path": "/a", "value": 1}
+MEMBERS = {
+    "version": [1, 1, 2, "1"],
+    "path": ["c.json", "d/mixed.json", "../c.json", 1],
+    "merge": [{"m": 1}, {}],
+    "patch": [[], [ADD], [{"op": "test", "path": "/a", "value": 7}], [{**ADD, "path": "a"}], ADD],
+    "value": [{"v": 1}],
+    "default": [{}, {"a": 1}],
+    "timeout": [0, 5, 5, -1, "5"],
+    "return": [True, False, 1],
+    "other": [1],
+}
+seen = {}
+for _ in range(1000):
+    op = random.choice(list(replies)[:-1] + ["update", "begin", "commit"])
+    likely = {"update": ("path", random.choice(("merge", "patch"))), "begin": ("path",), "publish": ("path",),
+              "break": ("path",), "commit": (random.choice(("value", "merge", "patch")),)}.get(op, ())
+    names = [n for n in MEMBERS if random.random() < (0.9 if n in likely else 0.1)]
+    if op == "update":
+        send({"op": "abort"})
+    code = agree({"op": op, **{n: random.choice(MEMBERS[n]) for n in names}})
+    seen[code] = seen.get(code, 0) + 1
+assert seen[None] >= 200 and seen["EINVAL"] >= 200, seen
+
+# Not everything is a reply.
+failure = {"path": "f", "when": "2024-02-29T12:00:00Z", "message": "m", "uid": 1}
+party = {"kind": "turn", "shared": False, "pid": 1}
+lock = {"path": "f", "holders": [party], "waiters": [{**party, "waited": 0.5}], "new": 1}
+good = {"ok": True, "version": 1}
+bad = {"ok": False, "version": 1, "error": {"code": "EACCES", "message": "m"}}
+for said in (good, {**good, "new": 1}, {**good, "failures": [failure]}, {**good, "locks": [lock]},
+             {**bad, "new": 1}, {**bad, "error": {**bad["error"], "new": 1}}):
+    reply.validate(said)
+for said in (
+    {}, [], {"ok": True}, {"ok": True, "version": 2}, {"ok": 1, "version": 1}, {"ok": False, "version": 1},
+    {**bad, "error": "EACCES"}, {**bad, "error": {"code": "EACCES"}}, {**bad, "error": {"message": "m"}},
+    {**bad, "error": {"code": 13, "message": "m"}}, {**bad, "ok": True, "turn": "1"},
+    {**good, "turn": -1}, {**good, "turn": 1.5}, {**good, "changed": 1}, {**good, "published": False},
+    {**good, "broken": None}, {**good, "locks": {}}, {**good, "locks": [{**lock, "waiters": None}]},
+    {**good, "locks": [{**lock, "holders": [{**party, "shared": 0}]}]}, {**good, "drafts": [{"path": "f"}]},
+    {**good, "failures": [{**failure, "when": 1}]}, {**good, "salvage": [{"id": "1"}]}, {**good, "stats": []},
+    {**good, "stats": {"opened": "1"}},
+):
+    assert not reply.is_valid(said), said
+for op, validator in replies.items():
+    if op != "abort":
+        assert not validator.is_valid(good), op
+"##,
         ));
     }
 );
