@@ -109,9 +109,13 @@ impl Fs {
     pub fn edit_reader(&self, caller: Caller, node: u64, edit: &SharedEdit) -> Opened {
         let target = Target::EditReader(edit.clone());
         let handle = self.add_handle(caller, node, target, OFlags::RDONLY);
+        let flags = match edit.draft().is_some() {
+            true => FopenFlags::FOPEN_KEEP_CACHE,
+            false => FopenFlags::empty(),
+        };
         Opened {
             handle: handle.id,
-            flags: FopenFlags::FOPEN_KEEP_CACHE,
+            flags,
         }
     }
 
@@ -136,13 +140,15 @@ impl Fs {
             self.release(handle.id);
             return Err(error);
         }
+        // What the kernel has of an edit that is not written may be of a version that is no more.
+        let flags = match (direct, edit.draft().is_some()) {
+            (true, _) => FopenFlags::FOPEN_DIRECT_IO,
+            (false, true) => FopenFlags::FOPEN_KEEP_CACHE,
+            (false, false) => FopenFlags::empty(),
+        };
         Ok(Opened {
             handle: handle.id,
-            flags: if direct {
-                FopenFlags::FOPEN_DIRECT_IO
-            } else {
-                FopenFlags::FOPEN_KEEP_CACHE
-            },
+            flags,
         })
     }
 

@@ -3,7 +3,7 @@
 //!
 //! Invariants:
 //! 1. A promise belongs to one thread and one slot; a thread has one promise for a slot at most.
-//! 2. It ends when what it promises is opened, when its thread is gone, or after [`LIFETIME`].
+//! 2. It ends when what it promises is opened, when its thread has ended, or after [`LONGEST`].
 //! 3. While it lives, so does what it promises: see [`Engine::promise`](crate::engine::Engine::promise).
 
 use std::collections::{HashMap, HashSet};
@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use polystore::disk::SystemDisk;
 
+use super::proc::has_ended;
 use crate::engine::draft::Draft;
 use crate::engine::editing::Edit;
 use crate::engine::slot::SlotKey;
@@ -26,9 +27,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// Whether thread `tid`, which was told to look again at `since`, does not come back. One that is
 /// held up does; one that was killed does not.
 fn has_gone(tid: u32, since: Instant) -> bool {
-    let there = || std::path::Path::new(&format!("/proc/{tid}")).exists();
-    let age = since.elapsed();
-    age >= LIFETIME && (age >= LONGEST || !there())
+    since.elapsed() >= LONGEST || has_ended(tid)
 }
 
 /// What somebody is to be shown instead of the published file.

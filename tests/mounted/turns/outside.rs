@@ -178,3 +178,44 @@ until(lambda: three('os.close(os.open("second.lock", os.O_WRONLY | os.O_NONBLOCK
 "#);
     }
 );
+
+mount_only!(
+    /// Who had his turn and is killed before he has the file leaves nothing behind: the next one finds what
+    /// was put there from outside meanwhile.
+    killed_openers_leave_no_old_content,
+    |m| {
+        let kills = crate::harness::count("POLYSTORE_TEST_KILLS", 40);
+        let script = format!("KILLS = {kills}\n")
+            + r#"
+def outside(value):
+    """As the library does it, in the data directory."""
+    lock = os.open(f"{DATA}/s.json.lock", os.O_RDONLY | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with open(f"{DATA}/tmp", "w") as f:
+        json.dump({"n": value}, f)
+    os.rename(f"{DATA}/tmp", f"{DATA}/s.json")
+    os.close(lock)
+
+def opener(line):
+    open("s.json", "r+")
+    time.sleep(10)
+
+outside(1000)
+value = 1000
+random.seed(5)
+for kill in range(KILLS):
+    worker = Worker(opener)
+    time.sleep(random.random() * 0.003)
+    worker.kill()
+    worker.wait()
+    for _ in range(5):
+        with open("s.json", "r+") as f:
+            seen = json.load(f)["n"]
+            equal(seen, value, f"after {kill} kills")
+            f.seek(0); json.dump({"n": seen + 1}, f); f.truncate()
+        value += 10
+        outside(value)
+"#;
+        m.py_within(Duration::from_secs(60 + u64::from(kills)), &script);
+    }
+);

@@ -123,7 +123,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         {
             let mut state = edit.state();
             state.start_over();
-            state.outdated = true;
+            state.note_outdated();
         }
         self.discard(&draft, dropped);
         true
@@ -149,10 +149,8 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         self.publish(&draft, &place)?;
         let mut state = edit.state();
         state.start_over();
-        state.version_id = draft.file_id;
-        state.version = Content::Draft(draft);
-        state.writable = true;
-        state.outdated = false;
+        let id = draft.file_id;
+        state.show(Content::Draft(draft), id, true);
         Ok(true)
     }
 

@@ -112,6 +112,9 @@ struct State<D: Disk> {
     writable: bool,
     /// Whether another version was published since `version` was opened.
     outdated: bool,
+    /// How often what is shown has changed, or was found to be outdated: who began to look before that has
+    /// found nothing that counts.
+    changes: u64,
     draft: Option<Arc<Draft<D>>>,
     /// Whether somebody who wrote the draft closed it in peace.
     finished: bool,
@@ -122,6 +125,29 @@ struct State<D: Disk> {
 impl<D: Disk> State<D> {
     fn unused(&self) -> bool {
         self.editors.is_empty() && self.promises == 0
+    }
+
+    /// Somebody opens the file: while nothing is written, the version that is published now is shown, which
+    /// somebody may have replaced behind the mount.
+    fn look_again(&mut self) {
+        if self.draft.is_none() && self.mode == Mode::Shared {
+            self.note_outdated();
+        }
+    }
+
+    /// Another version is published.
+    fn note_outdated(&mut self) {
+        self.outdated = true;
+        self.changes += 1;
+    }
+
+    /// Shows `content`, the file `id`, from now on.
+    fn show(&mut self, content: Content<D>, id: FileId, writable: bool) {
+        self.version = content;
+        self.version_id = id;
+        self.writable = writable;
+        self.outdated = false;
+        self.changes += 1;
     }
 
     fn is_orphan(&self) -> bool {
@@ -323,6 +349,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
                 version_id,
                 writable,
                 outdated: false,
+                changes: 0,
                 draft: None,
                 finished: false,
                 editors: Vec::new(),
@@ -343,7 +370,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
 
     /// Promises `edit` to an OPEN that was told to look again.
     pub fn promise_edit(&self, edit: &Edit<D>) {
-        edit.state().promises += 1;
+        let mut state = edit.state();
+        state.promises += 1;
+        state.look_again();
     }
 
     /// Ends a promise that was not kept. Whether the edit has to be
@@ -373,6 +402,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         if state.is_orphan() {
             self.in_place_opened(state.version_id, 1);
         }
+        state.look_again();
         state.editors.push(Record {
             id,
             opener,
@@ -409,28 +439,18 @@ impl<D: Disk, P: Processes> Engine<D, P> {
 
     /// Shows what is published under the name now.
     fn catch_up(&self, edit: &Edit<D>) -> io::Result<()> {
-        let place = {
-            let mut state = edit.state();
-            // Before it is looked at: what is published in the meantime counts again.
-            state.outdated = false;
-            state.place.clone()
+        let (place, begun) = {
+            let state = edit.state();
+            (state.place.clone(), state.changes)
         };
-        match self.open_published(&place) {
-            Ok((file, id, writable)) => {
-                let mut state = edit.state();
-                let same = state.place.slot == place.slot && state.mode == Mode::Shared;
-                if same && state.draft.is_none() {
-                    state.version = Content::Version(Arc::new(file));
-                    state.version_id = id;
-                    state.writable = writable;
-                }
-                Ok(())
-            }
-            Err(error) => {
-                edit.state().outdated = true;
-                Err(error)
-            }
+        let (file, id, writable) = self.open_published(&place)?;
+        let mut state = edit.state();
+        // What is published in the meantime has been noted, and counts.
+        let current = state.changes == begun && state.place.slot == place.slot;
+        if current && state.mode == Mode::Shared && state.draft.is_none() {
+            state.show(Content::Version(Arc::new(file)), id, writable);
         }
+        Ok(())
     }
 
     /// The file at `place`, and whether it could be opened for writing.

@@ -30,7 +30,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         if edit.is_in_place() {
             return self.orphan_edit(None, &edit.place().slot);
         }
-        edit.state().outdated = true;
+        edit.state().note_outdated();
         // At once: should it lose its name, it goes on with this version.
         if edit.draft().is_none()
             && let Err(error) = self.catch_up(edit)

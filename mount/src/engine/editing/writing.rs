@@ -98,6 +98,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         let outdated = edit.state().outdated;
         if outdated || stat.id != edit.version() {
             self.catch_up(edit)?;
+            if edit.state().outdated {
+                return Ok(()); // Overtaken again: nothing is made of what is shown.
+            }
         }
         let in_place = editor.appends
             || stat.links != 1
