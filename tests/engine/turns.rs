@@ -4,7 +4,9 @@
 //! After each step: nobody holds what another has, nobody waits for nothing, everybody is answered
 //! once, and in the order of asking.
 
+use std::any::Any;
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -64,6 +66,8 @@ impl Outside for LockFile {
         world.waiting = Some((exclusive, done));
         true
     }
+
+    fn renamed(&mut self, _dir: Arc<dyn Any + Send + Sync>, _name: &OsStr) {}
 
     fn next_number(&mut self, last: u64) -> u64 {
         let mut world = self.0.lock().expect("not poisoned");

@@ -171,6 +171,10 @@ impl Fs {
         }
         let stat = self.stat_of(handle);
         let slot = self.tree.nodes().slot(handle.node);
+        if let Some(slot) = slot.clone().filter(|_| self.locks_turns(handle)) {
+            // That several names are one lock file, its flock outside sees to.
+            return slot;
+        }
         match (slot, stat) {
             (Some(slot), Some(stat)) if stat.stx_nlink <= 1 => slot,
             (slot, Some(stat)) if stat.stx_nlink > 1 || slot.is_none() => {

@@ -249,6 +249,7 @@ impl Fs {
             return Ok(()); // Two names of one file: rename(2) does nothing.
         }
         self.locks.renamed(&source.slot, &target.slot);
+        self.locks.moved(&target.slot, target.dir.clone());
         let gone = {
             let mut nodes = self.tree.nodes();
             let of_edit = |edit: &Option<Arc<Edit<SystemDisk>>>, nodes: &Nodes| {
@@ -301,6 +302,9 @@ impl Fs {
         rustix::fs::renameat_with(&*source.dir, from.1, &*target.dir, to.1, flags)?;
         self.engine.exchanged(caller, source, target);
         self.locks.exchanged(&source.slot, &target.slot);
+        for place in [source, target] {
+            self.locks.moved(&place.slot, place.dir.clone());
+        }
         let now_at = |place: &Place<SystemDisk>| {
             attr::of_name(&*place.dir, place.name()).map(|stat| attr::id(&stat))
         };

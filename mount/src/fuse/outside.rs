@@ -1,6 +1,7 @@
 //! A lock file in the backing directory: how those who are not in this mount (programs there, the
 //! library, other mounts) and those who are exclude each other.
 
+use std::any::Any;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::AsFd;
@@ -212,6 +213,13 @@ impl Outside for LockFile {
             log::warn!("{:?}: nobody can wait for its lock: {error}", self.name);
         }
         spawned.is_ok()
+    }
+
+    fn renamed(&mut self, dir: Arc<dyn Any + Send + Sync>, name: &OsStr) {
+        if let Ok(dir) = dir.downcast::<Dir>() {
+            self.dir = dir;
+            self.name = name.to_owned();
+        }
     }
 
     /// Microseconds since 1970 where that is more: the number grows although a lock file was removed,

@@ -219,3 +219,45 @@ for kill in range(KILLS):
         m.py_within(Duration::from_secs(60 + u64::from(kills)), &script);
     }
 );
+
+mount_only!(
+    /// One lock file is one lock, whatever it is called: with two names, and after a rename.
+    lock_files_with_other_names,
+    |m| {
+        m.py(r#"
+write("c.json", "{}")
+write("c.json.lock", "")
+os.link("c.json.lock", "bak.lock")
+one, two = peers(2)
+LOCK = "f = os.open({0!r}, os.O_RDONLY); fcntl.flock(f, fcntl.LOCK_EX)"
+OPEN = "f = os.open({0!r}, os.O_RDWR)"
+HERE, THERE = SAFE + "/", DATA + "/"
+def exclude(take, take_too):
+    one(take)
+    two.ask(take_too)
+    assert two.waits(0.12), f"{take} and {take_too} have it both"
+    one("os.close(f)")
+    until(lambda: not two.waits(0), f"{take_too} after {take}", 10)
+    two.answer()
+    two("os.close(f)")
+ways = [LOCK.format(place + name) for place in (HERE, THERE) for name in ("c.json.lock", "bak.lock")]
+ways += [OPEN.format(HERE + name) for name in ("c.json", "bak.lock", "c.json.lock")]
+for take in ways:
+    for take_too in ways:
+        exclude(take, take_too)
+# Renamed while somebody has its table.
+reader = open("bak.lock")
+fcntl.flock(reader, fcntl.LOCK_SH | fcntl.LOCK_NB)
+fcntl.flock(reader, fcntl.LOCK_UN)
+os.mkdir("d")
+os.rename("bak.lock", "d/q.lock")
+ways = [LOCK.format(HERE + "d/q.lock"), LOCK.format(THERE + "d/q.lock"), OPEN.format(HERE + "d/q.lock")]
+for take in ways:
+    for take_too in ways:
+        exclude(take, take_too)
+write("bak.lock", "")
+fd = os.open("bak.lock", os.O_WRONLY | os.O_NONBLOCK)
+os.close(fd)
+"#);
+    }
+);

@@ -19,6 +19,9 @@
 mod queue;
 mod tables;
 
+use std::any::Any;
+use std::ffi::OsStr;
+use std::sync::Arc;
 use std::time::Instant;
 
 pub use tables::{Locks, Table};
@@ -100,6 +103,8 @@ pub trait Outside: Send {
     /// Waits for it beside everything else; `done` is called when [`lock`](Self::lock) is to be tried
     /// again. `false` if nobody can wait: then it is tried from time to time.
     fn wait(&mut self, exclusive: bool, done: Job) -> bool;
+    /// It is called `name` in `dir` now; the directory is what the adapter knows it by.
+    fn renamed(&mut self, dir: Arc<dyn Any + Send + Sync>, name: &OsStr);
     /// A number greater than any before: that of a turn that begins.
     fn next_number(&mut self, last: u64) -> u64;
 }

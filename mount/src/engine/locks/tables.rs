@@ -1,5 +1,6 @@
 //! The lock tables of all slots, and the way through them.
 
+use std::any::Any;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
@@ -61,6 +62,17 @@ impl Locks {
             Some(table) => tables.insert(to.clone(), table),
             None => tables.remove(to),
         };
+    }
+
+    /// Tells who is held outside of what is called `slot` since a rename that it lies in `dir`.
+    pub fn moved(&self, slot: &SlotKey, dir: Arc<dyn Any + Send + Sync>) {
+        let Some(table) = self.existing(slot) else {
+            return;
+        };
+        let mut state = unpoisoned(&table.state);
+        if let Some(fair) = &mut state.fair {
+            fair.outside.renamed(dir, &slot.name);
+        }
     }
 
     /// Two names changed places, and their locks with them.
