@@ -759,3 +759,38 @@ for op, validator in replies.items():
         ));
     }
 );
+
+mount_only!(
+    /// A full disk fails an update and loses nothing, of a file that is written in place, too.
+    updates_on_a_full_disk,
+    Setup::on_image("ext4", 24).and_options(&["--salvage", "0"]),
+    |m| {
+        m.py(&with_channel(
+            r#"
+c = Channel()
+text = json.dumps({"x": "y" * 1_000_000})
+write("one.json", text)
+write("linked.json", text)
+os.link("linked.json", "other.json")
+write("in.direct", text)
+with open(f"{DATA}/fill", "wb", 0) as f:
+    try:
+        while True:
+            f.write(b"z" * 4096)
+    except OSError as error:
+        equal(error.errno, errno.ENOSPC)
+for name in ("one.json", "linked.json"):
+    c.refused(errno.ENOSPC, {"op": "update", "path": name, "merge": {"k": "v" * 500_000}})
+    equal(read(name).decode(), text, name)
+c.refused(errno.ENOSPC, {"op": "update", "path": "new.json", "merge": {"k": "v" * 500_000}})
+equal(sorted(os.listdir(".")), sorted(["fill", "in.direct", "linked.json", "lost+found", "one.json", "other.json"]))
+equal(read("other.json").decode(), text)
+os.unlink(f"{DATA}/fill")
+for name in ("one.json", "linked.json", "new.json"):
+    c.ask("update", path=name, merge={"k": "v"})
+    equal(json.loads(read(name))["k"], "v")
+equal(read("other.json"), read("linked.json"))
+"#,
+        ));
+    }
+);

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, PoisonError};
 
 use polystore::disk::{Kind, SystemDisk};
-use rustix::fs::{Mode, OFlags, Statx};
+use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, Statx};
 use rustix::io::Errno;
 use serde_json::Value;
 
@@ -303,7 +303,12 @@ impl Fs {
                 Some(draft) => Ok(self.publish_bytes(caller, &draft, bytes)?),
                 None => {
                     let file = self.make_in_place(caller, target, mode)?;
-                    Ok(write_in_place(&file, bytes)?)
+                    let written = self.write_in_place(caller, target, &file, bytes);
+                    if written.is_err() {
+                        // There was none before; what is left of it is nobody's document.
+                        let _ = rustix::fs::unlinkat(&*place.dir, place.name(), AtFlags::empty());
+                    }
+                    Ok(written?)
                 }
             };
         };
@@ -320,7 +325,7 @@ impl Fs {
             Plan::Draft(draft) => Ok(self.publish_bytes(caller, &draft, bytes)?),
             Plan::Edit(_) | Plan::InPlace => {
                 let file = self.open_document(caller, target)?;
-                write_in_place(&file, bytes)?;
+                self.write_in_place(caller, target, &file, bytes)?;
                 let node = self.tree.nodes().of(attr::id(&stat));
                 node.inspect(|node| self.notices.invalidate(*node));
                 Ok(())
@@ -346,12 +351,7 @@ impl Fs {
         bytes: &[u8],
     ) -> io::Result<()> {
         self.engine.promise(draft);
-        let filled = loop {
-            match draft.file.write_all_at(bytes, 0) {
-                Err(error) if error.kind() == io::ErrorKind::StorageFull && self.make_room() => {}
-                other => break other,
-            }
-        };
+        let filled = self.fill_as(caller, || draft.file.write_all_at(bytes, 0));
         let sealed = filled.and_then(|()| {
             self.engine.wrote(draft, bytes.len() as u64);
             self.engine.seal(draft)
@@ -371,6 +371,63 @@ impl Fs {
         published
     }
 
+    /// Writes the file itself, which a new inode would break. What cannot be written leaves it as it was.
+    fn write_in_place(
+        &self,
+        caller: Caller,
+        target: &Target,
+        file: &File,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        let mut old = Vec::new();
+        file.take(MAX_DOCUMENT as u64 + 1).read_to_end(&mut old)?;
+        let replace = |content: &[u8]| {
+            file.write_all_at(content, 0)?;
+            file.set_len(content.len() as u64)?;
+            file.sync_data()
+        };
+        let written = self
+            .reserve(caller, file, bytes.len() as u64)
+            .and_then(|()| self.fill_as(caller, || replace(bytes)));
+        let Err(error) = written else {
+            return Ok(());
+        };
+        // Its blocks are its own, so that this needs no room but where each write takes new ones.
+        if let Err(lost) = self.fill_as(caller, || replace(&old)) {
+            let text = format!("left half written by an update, and not restored: {lost}");
+            self.engine.ledger.note(&target.path, caller.uid, text);
+        }
+        Err(error)
+    }
+
+    /// Takes the room for `len` bytes of `file` before anything of it is written over.
+    fn reserve(&self, caller: Caller, file: &File, len: u64) -> io::Result<()> {
+        if len == 0 {
+            return Ok(());
+        }
+        let keep = FallocateFlags::KEEP_SIZE;
+        let reserve = || Ok(rustix::fs::fallocate(file, keep, 0, len)?);
+        match self.fill_as(caller, reserve) {
+            // Some file systems cannot.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Does what takes room on the disk as `caller`: it is counted as his, and takes set-user-id bits away.
+    /// A full disk is tried again without the oldest of salvage.
+    fn fill_as(&self, caller: Caller, fill: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        loop {
+            let mut done = Ok(());
+            let mut work = || done = fill();
+            let acted = self.engine.processes.act_as(caller, &mut work);
+            match acted.and(done) {
+                Err(error) if error.kind() == io::ErrorKind::StorageFull && self.make_room() => {}
+                other => return other,
+            }
+        }
+    }
+
     /// Publishes `draft` as it is; has to run alone at its slot.
     ///
     /// # Errors
@@ -386,13 +443,6 @@ impl Fs {
         }
         Ok(())
     }
-}
-
-/// Where the file itself has to be written: what a new inode would break.
-fn write_in_place(file: &File, bytes: &[u8]) -> io::Result<()> {
-    file.write_all_at(bytes, 0)?;
-    file.set_len(bytes.len() as u64)?;
-    file.sync_data()
 }
 
 /// What became of a document.
