@@ -794,3 +794,58 @@ equal(read("other.json"), read("linked.json"))
         ));
     }
 );
+
+mount_only!(
+    /// No user takes the channel, or the mount's memory, from others.
+    users_have_their_own_share_of_the_channel,
+    Setup::default().for_all_users(),
+    |m| {
+        m.py(&with_channel(
+            r#"
+if os.getuid() == 0:
+    os.chmod(".", 0o777)
+    def greedy(line):
+        os.setgroups([]); os.setgid(1234); os.setuid(1234)
+        channels, refused = [], 0
+        for _ in range(60):
+            c = Channel()
+            channels.append(c)
+            try:
+                for _ in range(3):
+                    os.write(c.fd, b'{"op": "update", "path": "x.json", "merge": "' + b"x" * 900_000 if not _ else b"x" * 900_000)
+            except OSError as error:
+                equal(error.errno, errno.EBUSY)
+                refused += 1
+        assert refused > 20, refused
+        line.say("full")
+        line.hear()
+        for c in channels:
+            try:
+                c.close()
+            except OSError:
+                pass
+        # Replies that are not read count as well, and so do defaults.
+        write("big.json", json.dumps({"x": "y" * 5_000_000}))
+        busy = []
+        for op in ({"op": "begin", "path": "big.json"}, {"op": "update", "path": "big.json", "merge": {}, "return": True}):
+            channels = [Channel() for _ in range(12)]
+            for c in channels:
+                try:
+                    c.send(json.dumps(op)) if op["op"] != "begin" else os.write(c.fd, json.dumps(op).encode())
+                    if op["op"] == "begin":
+                        os.write(c.fd, b'{"op": "abort"}')
+                except OSError as error:
+                    busy.append(error.errno)
+            for c in channels:
+                c.close()
+        assert set(busy) <= {errno.EBUSY} and busy, busy
+        Channel().ask("update", path="big.json", merge={"fine": True})
+    worker = Worker(greedy)
+    equal(worker.hear(), "full")
+    Channel().ask("stats")
+    worker.say("go on")
+    worker.done()
+"#,
+        ));
+    }
+);

@@ -1,13 +1,12 @@
 //! What is written and read through one handle of the control channel.
 
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fuser::{Errno, ReplyWrite};
 
 use super::super::fs::Fs;
-use super::Share;
 use super::documents::Transaction;
+use super::memory::{Memory, Share};
 use super::requests::Done;
 use crate::control::{Code, ControlError, Framer, error_line, parse_request};
 use crate::engine::process::Caller;
@@ -49,15 +48,16 @@ impl Conversation {
     /// Takes what was written. A request that is whole is in progress from now on.
     fn push(
         &self,
+        uid: u32,
         data: &[u8],
-        memory: &Arc<AtomicUsize>,
+        memory: &Arc<Memory>,
     ) -> Result<Option<Vec<u8>>, ControlError> {
         let mut state = self.state();
         if state.busy {
             let text = "another request of this handle is in progress";
             return Err(ControlError::new(Code::Busy, text));
         }
-        let pushed = match state.share.grow(memory, data.len()) {
+        let pushed = match state.share.grow(memory, uid, data.len()) {
             true => state.framer.push(data),
             false => Err(ControlError::new(
                 Code::Busy,
@@ -74,12 +74,18 @@ impl Conversation {
         pushed
     }
 
-    fn finish(&self, reply: Vec<u8>) {
+    /// The request is done. Its reply counts as the request did; whether there is room for it.
+    fn finish(&self, uid: u32, reply: Vec<u8>, memory: &Arc<Memory>) -> bool {
         let mut state = self.state();
         state.share = Share::default();
         state.busy = false;
-        state.reply = reply;
         state.base = None;
+        let fits = state.share.grow(memory, uid, reply.len());
+        state.reply = match fits {
+            true => reply,
+            false => error_line(&no_room_for_reply()),
+        };
+        fits
     }
 
     /// Up to `size` bytes of the reply, of which the first is read from wherever the descriptor stands
@@ -114,6 +120,11 @@ impl Conversation {
     }
 }
 
+fn no_room_for_reply() -> ControlError {
+    let text = "it is done, but too many replies are kept to be read";
+    ControlError::new(Code::Busy, text)
+}
+
 impl Fs {
     /// Takes what was written through handle `id`, and executes the request that it completes.
     pub fn write_channel(
@@ -131,20 +142,20 @@ impl Fs {
             Ok(conversation) => conversation,
             Err(error) => return fail(reply, &error.into()),
         };
-        let text = match conversation.push(data, &self.channel.memory) {
+        let text = match conversation.push(caller.uid, data, &self.channel.memory) {
             Ok(Some(text)) => text,
             Ok(None) => return reply.written(len),
             Err(error) => return fail(reply, &error),
         };
         let done: Done = {
-            let conversation = conversation.clone();
+            let (conversation, memory) = (conversation.clone(), self.channel.memory.clone());
             Box::new(move |outcome: Outcome| match outcome {
-                Ok(line) => {
-                    conversation.finish(line);
-                    reply.written(len);
-                }
+                Ok(line) => match conversation.finish(caller.uid, line, &memory) {
+                    true => reply.written(len),
+                    false => fail(reply, &no_room_for_reply()),
+                },
                 Err(error) => {
-                    conversation.finish(error_line(&error));
+                    conversation.finish(caller.uid, error_line(&error), &memory);
                     fail(reply, &error);
                 }
             })

@@ -16,11 +16,13 @@ use super::super::opening::masked;
 use super::super::proc::umask_of;
 use super::super::turns::Turn;
 use super::conversation::Conversation;
+use super::memory::Share;
 use super::requests::{Done, line, no_transaction, wait};
 use super::resolve::Target;
+use crate::control::json::parse;
 use crate::control::{
-    BeginReply, Change, Code, ControlError, Document, Exact, MAX_DOCUMENT, Request, UpdateReply,
-    edit,
+    BeginReply, Change, Code, ControlError, Document, Exact, MAX_DOCUMENT, MAX_DOCUMENT_DEPTH,
+    Request, UpdateReply, edit,
 };
 use crate::engine::draft::Draft;
 use crate::engine::locks::Refused;
@@ -34,7 +36,9 @@ const BIG: u64 = 256 << 10;
 /// A turn that was taken by request, to write in it later.
 pub struct Transaction {
     target: Target,
-    default: Option<Value>,
+    /// As text, which takes less.
+    default: Option<Vec<u8>>,
+    _share: Share,
     turn: Turn,
 }
 
@@ -151,18 +155,38 @@ impl Fs {
                     exists: found.is_some(),
                     value: Exact(found.or_else(|| default.clone()).unwrap_or(Value::Null)),
                 });
-                let reply = line(reply);
-                if reply.is_ok() {
-                    conversation.keep_transaction(Transaction {
-                        target,
-                        default,
-                        turn,
-                    });
-                }
+                let reply = line(reply).and_then(|line| {
+                    let transaction = fs.transaction(caller, target, default, turn)?;
+                    conversation.keep_transaction(transaction);
+                    Ok(line)
+                });
                 done(reply);
             }),
             _ => done(Err(ControlError::invalid("it needs no turn"))),
         }
+    }
+
+    fn transaction(
+        &self,
+        caller: Caller,
+        target: Target,
+        default: Option<Value>,
+        turn: Turn,
+    ) -> Result<Transaction, ControlError> {
+        let default = default.map(|value| serde_json::to_vec(&value)).transpose();
+        let default = default.map_err(|error| ControlError::invalid(error.to_string()))?;
+        let mut share = Share::default();
+        let len = default.as_ref().map_or(0, Vec::len);
+        if !share.grow(&self.channel.memory, caller.uid, len) {
+            let text = "too many transactions have begun";
+            return Err(ControlError::new(Code::Busy, text));
+        }
+        Ok(Transaction {
+            target,
+            default,
+            _share: share,
+            turn,
+        })
     }
 
     /// Publishes what a transaction ends with.
@@ -180,8 +204,14 @@ impl Fs {
         let slot = transaction.target.place.slot.clone();
         self.queue(Claim::change(slot), move |fs| {
             let target = &transaction.target;
-            let default = transaction.default.as_ref();
-            match fs.change_document(caller, target, default, &change) {
+            let default = transaction.default.as_deref();
+            let default = default
+                .map(|text| parse(text, MAX_DOCUMENT_DEPTH))
+                .transpose();
+            let default = default.map_err(|error| ControlError::invalid(error.to_string()));
+            let changed = default
+                .and_then(|default| fs.change_document(caller, target, default.as_ref(), &change));
+            match changed {
                 Ok(changed) => {
                     fs.engine.ledger.counters.updates.one();
                     let reply = changed.reply(&transaction.turn, returns);

@@ -9,6 +9,7 @@
 
 mod conversation;
 mod documents;
+mod memory;
 mod report;
 mod requests;
 mod resolve;
@@ -17,7 +18,7 @@ use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -29,6 +30,7 @@ use super::nodes::ROOT;
 use super::opening::Opened;
 use crate::control::{CONTROL_DIR, CONTROL_FILE, STATUS_FILE};
 use crate::engine::process::Caller;
+use memory::Memory;
 
 pub use conversation::Conversation;
 
@@ -43,10 +45,6 @@ const CONTROL: u64 = 3 << 62;
 /// What is known of them does not change.
 pub const REMEMBERED: Duration = Duration::from_secs(60);
 
-/// How many bytes of requests there may be, of all handles: a request takes many times its length while
-/// it is in progress.
-const MOST_MEMORY: usize = 32 << 20;
-
 /// Whether `node` is one of the channel's.
 pub fn is_channel(node: u64) -> bool {
     node >= CONTROL
@@ -56,8 +54,8 @@ pub fn is_channel(node: u64) -> bool {
 pub struct Channel {
     handles: Mutex<HashMap<u64, Arc<Conversation>>>,
     next: AtomicU64,
-    /// How many bytes of requests there are.
-    memory: Arc<AtomicUsize>,
+    /// What requests and replies take.
+    memory: Arc<Memory>,
     /// Held while a big document is in memory.
     big: Mutex<()>,
     made: SystemTime,
@@ -71,34 +69,6 @@ impl Default for Channel {
             memory: Arc::default(),
             big: Mutex::default(),
             made: SystemTime::now(),
-        }
-    }
-}
-
-/// What a request takes of [`MOST_MEMORY`].
-#[derive(Default)]
-struct Share {
-    memory: Option<Arc<AtomicUsize>>,
-    bytes: usize,
-}
-
-impl Share {
-    /// Takes `more` bytes of `memory`. Whether they were there.
-    fn grow(&mut self, memory: &Arc<AtomicUsize>, more: usize) -> bool {
-        let fits = |used: usize| (used + more <= MOST_MEMORY).then_some(used + more);
-        let taken = memory.fetch_update(Ordering::AcqRel, Ordering::Acquire, fits);
-        if taken.is_ok() {
-            self.memory = Some(memory.clone());
-            self.bytes += more;
-        }
-        taken.is_ok()
-    }
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        if let Some(memory) = &self.memory {
-            memory.fetch_sub(self.bytes, Ordering::AcqRel);
         }
     }
 }
