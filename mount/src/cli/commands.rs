@@ -24,7 +24,7 @@ const LONGEST_WAIT: Duration = polystore_mount::control::MAX_TIMEOUT;
         (symbolic links followed). It is made if it is missing, and never removed.\n\n\
         Ctrl-C ends the waiting; while COMMAND runs it is for COMMAND, and the turn is kept \
         until that has ended. SIGTERM and SIGHUP are passed on to it. If this process is killed \
-        with SIGKILL, the turn ends at once, although COMMAND runs on.",
+        with SIGKILL, the turn lasts until COMMAND, and what it has started, has ended.",
     after_help = "Examples:\n  \
         polystore lock backup.lock -- rsync -a ./safe/ /backup/\n  \
         polystore lock --timeout 10 hits.json -- sh -c 'jq .n+=1 hits.json | polystore write hits.json'\n  \

@@ -48,6 +48,8 @@ pub fn command(args: LockArgs) -> Result<u8, Failure> {
         true => None,
         false => Some(turn.passport().map_err(failed)?),
     };
+    // Who ends this process by force (or for want of memory) does not end the command: the turn is its until then.
+    turn.bequeath().map_err(failed)?;
     let variable = passport.as_ref().map(|passport| &passport.variable);
     let status = run(&args.command, variable)?;
     drop(turn);

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use polystore::disk::{self, Disk, FileId, SystemDisk};
 use rustix::fs::{FlockOperation, MemfdFlags};
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags};
 
 use crate::quote;
 use crate::run::mountinfo;
@@ -86,6 +86,12 @@ impl Turn {
         }?;
         turn.id = id.unwrap_or(turn.id);
         Ok(turn)
+    }
+
+    /// From now on commands that are started have the turn, too, until it is given up here or all of them
+    /// have ended.
+    pub fn bequeath(&self) -> io::Result<()> {
+        Ok(rustix::io::fcntl_setfd(&self.file, FdFlags::empty())?)
     }
 
     /// For a command that is started under this turn.

@@ -1,7 +1,7 @@
 //! `polystore write`.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::IntoRawFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use tempfile::SpooledTempFile;
 
 use super::NO_TURN;
 use super::place::{Spot, failed, is_document_name};
-use super::plain;
+use super::plain::{self, Way};
 use super::turn::{NoTurn, Turn};
 use crate::cli::WriteArgs;
 use crate::run::mountinfo;
@@ -51,12 +51,10 @@ pub fn command(args: &WriteArgs) -> Result<(), Failure> {
         })?;
         return fill(file, &mut content).map_err(failed);
     }
-    if spot.is_lock() {
-        let mut content = soak_up()?;
-        let _turn = take(&args.file, &path, args.timeout)?;
-        return plain::write_in_place(&path, &mut content).map_err(failed);
+    match plain::way(&spot).map_err(&failed)? {
+        Way::Replaced => replace(args, &spot),
+        Way::InPlace => write_in_place(args, &spot),
     }
-    replace(args, &spot)
 }
 
 /// Standard input, to its end.
@@ -88,6 +86,29 @@ fn copy_input(to: &mut dyn Write) -> Result<(), Failure> {
     }
 }
 
+/// In a directory that is not mounted, a file that has to stay the one that it is.
+fn write_in_place(args: &WriteArgs, spot: &Spot) -> Result<(), Failure> {
+    let failed = failed(&args.file);
+    let mut content = soak_up()?;
+    let len = content.seek(SeekFrom::End(0)).map_err(&failed)?;
+    content.rewind().map_err(&failed)?;
+    let _turn = turn_of(args, spot)?;
+    plain::write_in_place(&spot.path(), &mut content, len).map_err(failed)
+}
+
+/// The turn at a lock file, or at a document that has one beside it.
+fn turn_of(args: &WriteArgs, spot: &Spot) -> Result<Option<Turn>, Failure> {
+    let lock = spot.lock_file();
+    let patience = match spot.is_lock() {
+        true => args.timeout,
+        false if is_document_name(&spot.name) && lock.exists() => {
+            args.timeout.or(Some(DOCUMENT_PATIENCE))
+        }
+        false => return Ok(None),
+    };
+    take(&args.file, &lock, patience).map(Some)
+}
+
 /// In a directory that is not mounted: staged beside the old version while it comes, then put in its
 /// place. A lock file is waited for where there is one, and not made.
 fn replace(args: &WriteArgs, spot: &Spot) -> Result<(), Failure> {
@@ -95,15 +116,7 @@ fn replace(args: &WriteArgs, spot: &Spot) -> Result<(), Failure> {
     let told = |error: io::Error| Failure::new(quote::text(&error.to_string()));
     let mut file = plain::stage(spot).map_err(told)?;
     copy_input(&mut file)?;
-    let lock = spot.lock_file();
-    let _turn = match is_document_name(&spot.name) && lock.exists() {
-        true => Some(take(
-            &args.file,
-            &lock,
-            args.timeout.or(Some(DOCUMENT_PATIENCE)),
-        )?),
-        false => None,
-    };
+    let _turn = turn_of(args, spot)?;
     file.commit().map_err(told)
 }
 
