@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use polystore::disk::{FileId, Kind};
-use rustix::fs::{FlockOperation, Mode, OFlags, XattrFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags, Statx, XattrFlags};
 use rustix::io::Errno;
 
 use super::attr;
@@ -78,33 +78,42 @@ impl LockFile {
         }
     }
 
-    fn open_existing(&self) -> Option<File> {
+    fn open_existing(&self) -> Result<Option<File>, Errno> {
         open_as(&self.dir, &self.name, self.access)
     }
 
-    fn open(&self, terms: &Terms) -> Option<File> {
-        self.open_existing().or_else(|| self.make(terms))
+    fn open(&self, terms: &Terms) -> Result<Option<File>, Errno> {
+        match self.open_existing()? {
+            Some(file) => Ok(Some(file)),
+            None => self.make(terms),
+        }
     }
 
-    fn make(&self, terms: &Terms) -> Option<File> {
-        let (caller, mode) = terms.maker?;
+    fn make(&self, terms: &Terms) -> Result<Option<File>, Errno> {
+        let Some((caller, mode)) = terms.maker else {
+            return Ok(None);
+        };
         let how = OFlags::RDONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let mode = Mode::from_raw_mode(mode);
         let mut made = Err(Errno::ACCESS);
         let mut make =
             || made = rustix::fs::openat(&*self.dir, &self.name, how | OFlags::CLOEXEC, mode);
-        ProcFs.act_as(caller, &mut make).ok()?;
+        if let Err(error) = ProcFs.act_as(caller, &mut make) {
+            log::debug!("{:?}: cannot be made: {error}", self.name);
+            return Ok(None);
+        }
         match made {
             Ok(made) => {
                 let file = File::from(made);
                 made_locks::mark(&file);
-                Some(file)
+                Ok(Some(file))
             }
             // Somebody else was faster.
             Err(Errno::EXIST) => self.open_existing(),
+            Err(error) if is_passing(error) => Err(error),
             Err(error) => {
                 log::debug!("{:?}: cannot be made: {error}", self.name);
-                None
+                Ok(None)
             }
         }
     }
@@ -119,18 +128,43 @@ pub fn is_current(dir: &Dir, name: &OsStr, file: &File) -> bool {
 
 /// Opens the lock file `name` in `dir`; `None` if there is none, or it cannot be one.
 pub fn open_lock_file(dir: &Dir, name: &OsStr) -> Option<File> {
-    open_as(dir, name, OFlags::RDONLY)
+    open_as(dir, name, OFlags::RDONLY).ok().flatten()
 }
 
-fn open_as(dir: &Dir, name: &OsStr, access: OFlags) -> Option<File> {
-    // To open a device can do something.
-    let stat = attr::of_name(dir, name).ok()?;
-    if attr::kind(&stat) != Kind::File {
-        return None;
-    }
+/// The same.
+///
+/// # Errors
+/// It may be there, but cannot be opened at this moment.
+fn open_as(dir: &Dir, name: &OsStr, access: OFlags) -> Result<Option<File>, Errno> {
     let how = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(dir, name, access | how, Mode::empty()).ok()?;
-    Some(File::from(file))
+    // To open a device can do something.
+    let is_file = |stat: &Statx| attr::kind(stat) == Kind::File;
+    match attr::of_name(dir, name) {
+        Ok(stat) if is_file(&stat) => {}
+        Err(error) => match Errno::from_io_error(&error).filter(|error| is_passing(*error)) {
+            Some(error) => return Err(error),
+            None => return Ok(None),
+        },
+        Ok(_) => return Ok(None),
+    }
+    match rustix::fs::openat(dir, name, access | how, Mode::empty()) {
+        Ok(file) => Ok(Some(File::from(file))),
+        Err(error) if is_passing(error) => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
+/// Whether an error says something of this moment, and nothing of the lock file: then others may hold it.
+fn is_passing(error: Errno) -> bool {
+    [
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOMEM,
+        Errno::NOLCK,
+        Errno::IO,
+        Errno::STALE,
+    ]
+    .contains(&error)
 }
 
 fn operation(exclusive: bool, wait: bool) -> FlockOperation {
@@ -165,8 +199,13 @@ impl Outside for LockFile {
         // Shared is not enough: nobody else in this mount has it, or this would not be asked for.
         self.held = None;
         for _ in 0..ATTEMPTS {
-            let Some(file) = self.open(terms) else {
-                return Taken::Absent;
+            let file = match self.open(terms) {
+                Ok(Some(file)) => file,
+                Ok(None) => return Taken::Absent,
+                Err(error) => {
+                    log::warn!("{:?}: cannot be locked now: {error}", self.name);
+                    return Taken::Busy;
+                }
             };
             let locked = || rustix::fs::flock(&file, operation(exclusive, false));
             match rustix::io::retry_on_intr(locked) {
@@ -176,6 +215,7 @@ impl Outside for LockFile {
                 }
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => return Taken::Busy,
+                Err(error) if is_passing(error) => return Taken::Busy,
                 // NFS locks exclusively only what is open for writing.
                 Err(Errno::BADF) if self.access == OFlags::RDONLY => self.access = OFlags::RDWR,
                 Err(error) => {
@@ -194,7 +234,8 @@ impl Outside for LockFile {
     }
 
     fn wait(&mut self, exclusive: bool, done: Job) -> bool {
-        let (Some(file), Some(place)) = (self.open_existing(), ThreadPlace::take()) else {
+        let file = self.open_existing().ok().flatten();
+        let (Some(file), Some(place)) = (file, ThreadPlace::take()) else {
             return false;
         };
         let arrived = self.arrived.clone();

@@ -32,7 +32,7 @@ equal(code("link", "--", "true"), 0)
 equal(os.listdir("sub"), ["real.json.lock"])
 equal(code("data.csv", "--", "true"), 0)
 assert os.path.exists("data.csv.lock") and not os.path.exists("data.csv")
-# The command has the standard streams, and no descriptor of the lock.
+# The command has the standard streams, and the lock, which is its for as long as it runs.
 result = polystore("lock", "x.lock", "--", "sh", "-c", "cat; ls -l /proc/self/fd", input="text\n")
 assert result.stdout.startswith("text\n") and "x.lock" in result.stdout, result.stdout
 "#,
