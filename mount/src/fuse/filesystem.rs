@@ -459,17 +459,22 @@ impl Filesystem for Adapter {
             Ok(handle) => handle,
             Err(error) => return reply.error(errno(&error)),
         };
-        let mut buffer = vec![0; size as usize];
-        if buffer.len() <= INLINE_READ
-            && let Some(read) = self.0.read_cached(&handle, offset, &mut buffer)
-        {
-            return reply.data(&buffer[..read]);
-        }
-        self.0
-            .aside(move |fs| match fs.read(&handle, offset, &mut buffer) {
+        let fs = self.0.clone();
+        let read = move || {
+            let mut buffer = vec![0; size as usize];
+            if buffer.len() <= INLINE_READ
+                && let Some(read) = fs.read_cached(&handle, offset, &mut buffer)
+            {
+                return reply.data(&buffer[..read]);
+            }
+            fs.aside(move |fs| match fs.read(&handle, offset, &mut buffer) {
                 Ok(read) => reply.data(&buffer[..read]),
                 Err(error) => reply.error(errno(&error)),
             });
+        };
+        if let Some(read) = self.0.writes.before(node.0, read) {
+            read();
+        }
     }
 
     fn write(
@@ -499,12 +504,14 @@ impl Filesystem for Adapter {
             appends: appends_now(flags),
         };
         let to = handle.clone();
+        let write = self.0.writes.begin(node.0);
         self.0.change(&to, move |fs| {
             let written = fs.write(caller, &handle, offset, &data, how);
             if let Some(editor) = handle.editor().filter(|_| mapped) {
                 fs.engine.note_mapped_write(&editor.edit);
             }
             send_written(reply, written);
+            drop(write);
         });
     }
 

@@ -16,6 +16,7 @@ use super::redirect::{Promises, SecondLooks};
 use super::ticker::Waker;
 use super::tree::Tree;
 use super::turns::Turns;
+use super::writes::Writes;
 use crate::engine::Engine;
 use crate::engine::locks::Locks;
 use crate::engine::order::{Claim, Job, Order};
@@ -49,6 +50,8 @@ pub struct Fs {
     pub second_looks: SecondLooks,
     /// Turns of opens that have not come to a handle yet.
     pub turns: Turns,
+    /// Writes that are not done.
+    pub writes: Writes,
     /// What is asked of the mount itself.
     pub channel: Channel,
     /// Wakes the thread that looks after those who wait.

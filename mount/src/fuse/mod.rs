@@ -29,6 +29,7 @@ mod ticker;
 mod told;
 mod tree;
 mod turns;
+mod writes;
 
 use std::fmt;
 use std::io::Error;
@@ -217,6 +218,7 @@ fn new_fs(
         promises: Default::default(),
         second_looks: Default::default(),
         turns: turns::Turns::new(options.lock_timeout),
+        writes: Default::default(),
         channel: Default::default(),
         waker: Default::default(),
         notices: Default::default(),
