@@ -66,11 +66,8 @@ impl Fs {
         place: &Place<SystemDisk>,
         make: impl Fn() -> Result<(), Errno>,
     ) -> io::Result<Entry> {
-        let mut made = Ok(());
-        self.engine
-            .processes
-            .act_as(caller, &mut || made = make())?;
-        made?;
+        let who = self.engine.processes.credentials(caller);
+        self.engine.for_user(&who, || Ok(make()?))?;
         let stat = attr::of_name(&*place.dir, place.name())?;
         let volatile = self.engine.has_drafts(&place.slot);
         Ok(self.entry(caller, parent, place.name(), &stat, volatile))

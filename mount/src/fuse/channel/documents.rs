@@ -7,7 +7,6 @@ use std::sync::{Arc, PoisonError};
 
 use polystore::disk::{Kind, SystemDisk};
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, Statx};
-use rustix::io::Errno;
 use serde_json::Value;
 
 use super::super::attr;
@@ -118,10 +117,8 @@ impl Fs {
                     let flags = rustix::fs::AtFlags::EACCESS;
                     rustix::fs::accessat(&*target.place.dir, ".", how, flags)
                 };
-                let mut checked = Err(Errno::ACCESS);
-                let mut check = || checked = writable();
-                let acted = self.engine.processes.act_as(caller, &mut check);
-                let checked = acted.and(checked.map_err(io::Error::from));
+                let who = self.engine.processes.credentials(caller);
+                let checked = self.engine.as_user(&who, || Ok(writable()?));
                 checked.map_err(|error| target.explain(error))
             }
         }
@@ -254,10 +251,9 @@ impl Fs {
         }
         let how = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let (dir, name) = (&*target.place.dir, target.place.name());
-        let mut opened = Err(Errno::ACCESS);
-        let mut open = || opened = rustix::fs::openat(dir, name, how, Mode::empty());
-        let acted = self.engine.processes.act_as(caller, &mut open);
-        let opened = acted.and(opened.map_err(io::Error::from));
+        let who = self.engine.processes.credentials(caller);
+        let open = || Ok(rustix::fs::openat(dir, name, how, Mode::empty())?);
+        let opened = self.engine.as_user(&who, open);
         opened
             .map(File::from)
             .map_err(|error| target.explain(error))
@@ -367,10 +363,9 @@ impl Fs {
         let how = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let (dir, name) = (&*target.place.dir, target.place.name());
         let mode = Mode::from_raw_mode(mode);
-        let mut made = Err(Errno::ACCESS);
-        let mut make = || made = rustix::fs::openat(dir, name, how | OFlags::CLOEXEC, mode);
-        self.engine.processes.act_as(caller, &mut make)?;
-        Ok(File::from(made?))
+        let who = self.engine.processes.credentials(caller);
+        let make = || Ok(rustix::fs::openat(dir, name, how | OFlags::CLOEXEC, mode)?);
+        self.engine.as_user(&who, make).map(File::from)
     }
 
     /// Fills `draft`, which nobody has opened, and publishes it.
@@ -447,11 +442,9 @@ impl Fs {
     /// Does what takes room on the disk as `caller`: it is counted as his, and takes set-user-id bits away.
     /// A full disk is tried again without the oldest of salvage.
     fn fill_as(&self, caller: Caller, fill: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        let who = self.engine.processes.credentials(caller);
         loop {
-            let mut done = Ok(());
-            let mut work = || done = fill();
-            let acted = self.engine.processes.act_as(caller, &mut work);
-            match acted.and(done) {
+            match self.engine.as_user(&who, &fill) {
                 Err(error) if error.kind() == io::ErrorKind::StorageFull && self.make_room() => {}
                 other => return other,
             }
