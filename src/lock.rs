@@ -333,10 +333,12 @@ fn open_file(
 ) -> Result<File, FileLockError> {
     #[cfg(unix)]
     if let Some(document) = document {
-        let known = document.old.as_ref();
-        let known = known.map(|known| (document.name.as_os_str(), known));
+        let rights = match &document.old {
+            Some(known) => disk::LockRights::Document(&document.name, known),
+            None => disk::LockRights::NewDocument,
+        };
         let name = lock_name(&document.name);
-        return disk::open_document_lock(&document.dir, &name, known, writable)
+        return disk::open_lock_in(&document.dir, &name, rights, writable)
             .map_err(|error| FileLockError::new("open", path, error));
     }
     #[cfg(not(unix))]

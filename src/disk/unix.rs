@@ -28,7 +28,7 @@ use rustix::io::Errno;
 
 use super::{Disk, FileId, Kind, Ownership, Stat};
 
-pub use document_lock::{document_lock_mode, open_document_lock};
+pub use document_lock::{LockRights, document_lock_mode, open_lock_in};
 #[cfg(target_os = "linux")]
 pub(crate) use walk::find_or_make;
 #[cfg(target_os = "linux")]

@@ -26,19 +26,29 @@ pub fn document_lock_mode(document: u32) -> u32 {
     write | write << 1 | 0o600
 }
 
-/// Opens the lock file `name` in `dir`, after making it where it is missing, for reading only if it can be
-/// locked so. `document` is what it locks, a file in `dir`, if that exists; else the lock file gets the rights
-/// that a new file would have.
+/// Whom a lock file, if it has to be made, is to give the right to lock.
+#[derive(Clone, Copy, Debug)]
+pub enum LockRights<'a> {
+    /// Whoever the umask lets: it is the lock of no file.
+    AsMade,
+    /// Whoever might write a document that has yet to be made.
+    NewDocument,
+    /// Whoever may write this file of the same directory.
+    Document(&'a OsStr, &'a Stat),
+}
+
+/// Opens the lock file `name` in `dir`, after making it where it is missing; for reading only, if it can be
+/// locked so.
 ///
 /// A symbolic link is followed if it may be, see [`find_in`](super::find_in).
 ///
 /// # Errors
 /// `InvalidInput` for what is no regular file, `PermissionDenied` for the file of a stranger in a sticky
 /// directory: he could keep everybody from the document who may write it.
-pub fn open_document_lock(
+pub fn open_lock_in(
     dir: &Dir,
     name: &OsStr,
-    document: Option<(&OsStr, &Stat)>,
+    rights: LockRights<'_>,
     writable: bool,
 ) -> io::Result<File> {
     for _ in 0..TRIES {
@@ -51,12 +61,12 @@ pub fn open_document_lock(
         match open(place, name, OFlags::empty(), 0, writable) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Ok(file) => {
-                refuse_stranger(&file, place, document.map(|(_, known)| known))?;
+                refuse_stranger(&file, place, rights)?;
                 return Ok(file);
             }
             Err(error) => return Err(error),
         }
-        match make(place, name, dir, document) {
+        match make(place, name, dir, rights) {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             made => made?,
         }
@@ -71,7 +81,8 @@ fn open(dir: &Dir, name: &OsStr, extra: OFlags, mode: u32, writable: bool) -> io
         OFlags::RDONLY
     };
     // NONBLOCK: a FIFO would hang the open.
-    let flags = access | extra | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let flags =
+        access | extra | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let opened = rustix::io::retry_on_intr(|| {
         rustix::fs::openat(dir, component(name), flags, permissions(mode))
     });
@@ -87,12 +98,12 @@ fn open(dir: &Dir, name: &OsStr, extra: OFlags, mode: u32, writable: bool) -> io
     }
 }
 
-fn refuse_stranger(file: &File, dir: &Dir, document: Option<&Stat>) -> io::Result<()> {
+fn refuse_stranger(file: &File, dir: &Dir, rights: LockRights<'_>) -> io::Result<()> {
     let (known, above) = (SystemDisk.stat_file(file)?, SystemDisk.stat_dir(dir)?);
     let user = rustix::process::geteuid().as_raw();
     let is_shared = above.mode & 0o1000 != 0 && above.mode & 0o022 != 0;
     let is_known = [0, user, above.uid].contains(&known.uid)
-        || document.is_some_and(|document| document.uid == known.uid);
+        || matches!(rights, LockRights::Document(_, document) if document.uid == known.uid);
     if !is_shared || is_known {
         return Ok(());
     }
@@ -104,34 +115,33 @@ fn refuse_stranger(file: &File, dir: &Dir, document: Option<&Stat>) -> io::Resul
 }
 
 /// Makes the lock file with its final rights, so that nobody ever finds it with others.
-fn make(
-    place: &Dir,
-    name: &OsStr,
-    dir: &Dir,
-    document: Option<(&OsStr, &Stat)>,
-) -> io::Result<()> {
+fn make(place: &Dir, name: &OsStr, dir: &Dir, rights: LockRights<'_>) -> io::Result<()> {
+    let mode = match rights {
+        LockRights::AsMade => return open(place, name, OFlags::CREATE, 0o666, false).map(drop),
+        LockRights::NewDocument => 0o666,
+        LockRights::Document(_, known) => document_lock_mode(known.mode),
+    };
     if let Some(file) = SystemDisk.create_unnamed(place, 0o222)? {
-        give_rights(&file, dir, document)?;
+        give_rights(&file, dir, rights)?;
         return SystemDisk.link(&file, place, name);
     }
     // Not O_EXCL, which has a meaning of its own in a mount.
-    let mode = document.map_or(0o666, |(_, known)| document_lock_mode(known.mode));
     let file = open(place, name, OFlags::CREATE, mode, false)?;
     let known = SystemDisk.stat_file(&file)?;
     let is_new = known.len == 0 && known.uid == rustix::process::geteuid().as_raw();
     match is_new {
-        true => give_rights(&file, dir, document),
+        true => give_rights(&file, dir, rights),
         false => Ok(()),
     }
 }
 
-fn give_rights(file: &File, dir: &Dir, document: Option<(&OsStr, &Stat)>) -> io::Result<()> {
+fn give_rights(file: &File, dir: &Dir, rights: LockRights<'_>) -> io::Result<()> {
     let neither = Ownership {
         uid: None,
         gid: None,
     };
     let own = SystemDisk.stat_file(file)?;
-    let Some((name, known)) = document else {
+    let LockRights::Document(name, known) = rights else {
         SystemDisk.set_ownership(file, neither, document_lock_mode(own.mode))?;
         return lock_acl(None, file);
     };

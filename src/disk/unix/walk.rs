@@ -157,9 +157,7 @@ impl Walk {
 
     fn is_link(&self, name: &OsStr) -> io::Result<bool> {
         match rustix::fs::statat(&self.dir, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => {
-                Ok(FileType::from_raw_mode(stat.st_mode as RawMode) == FileType::Symlink)
-            }
+            Ok(stat) => Ok(FileType::from_raw_mode(stat.st_mode as RawMode) == FileType::Symlink),
             Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(error.into()),
         }
@@ -253,7 +251,10 @@ mod tests {
         let looping = path("loop").unwrap_err();
         assert_eq!(looping.raw_os_error(), Some(libc::ELOOP));
         let found = find_in(&SystemDisk.open_dir(&root).unwrap(), Path::new("a")).unwrap();
-        assert_eq!((found.name.as_os_str(), found.path.as_path()), (OsStr::new("c"), Path::new("c")));
+        assert_eq!(
+            (found.name.as_os_str(), found.path.as_path()),
+            (OsStr::new("c"), Path::new("c"))
+        );
     }
 
     #[test]
@@ -292,7 +293,11 @@ mod tests {
             symlink("../real", sticky.join("dir")).unwrap();
             symlink("../real/file", sticky.join("file")).unwrap();
             for name in ["dir", "file", ""] {
-                let owner = if name.is_empty() { dir_owner } else { link_owner };
+                let owner = if name.is_empty() {
+                    dir_owner
+                } else {
+                    link_owner
+                };
                 lchown(sticky.join(name), Some(owner), None).unwrap();
             }
             fs::set_permissions(&sticky, fs::Permissions::from_mode(mode)).unwrap();
@@ -302,7 +307,11 @@ mod tests {
                     Ok(ref found) => assert_eq!(found.path, root.join("real/file")),
                     Err(ref error) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),
                 }
-                assert_eq!(found.is_ok(), followed, "{mode:o} {dir_owner} {link_owner} {path}");
+                assert_eq!(
+                    found.is_ok(),
+                    followed,
+                    "{mode:o} {dir_owner} {link_owner} {path}"
+                );
             }
             fs::remove_dir_all(sticky).unwrap();
         }
