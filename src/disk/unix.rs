@@ -324,6 +324,12 @@ pub fn id_in(dir: &Dir, name: &OsStr) -> io::Result<Option<FileId>> {
     }
 }
 
+/// Gives `to` the extended attributes and ACLs of an open file, as [`Disk::copy_xattrs`] does.
+#[cfg(target_os = "linux")]
+pub fn copy_attributes(from: &File, to: &File) -> io::Result<()> {
+    xattrs::copy_of(from, to)
+}
+
 /// Gives up a lock, also for other processes that were forked while it was held.
 pub(crate) fn unlock(file: &File) -> io::Result<()> {
     Ok(rustix::io::retry_on_intr(|| {

@@ -26,6 +26,16 @@ pub(super) fn copy(dir: &Dir, name: &OsStr, to: &File) -> io::Result<()> {
         }
         other => other,
     };
+    copy_listed(&source, names, to)
+}
+
+/// The same for a file that is open.
+pub(super) fn copy_of(from: &File, to: &File) -> io::Result<()> {
+    let source = Source::File(from.try_clone()?);
+    copy_listed(&source, source.list(), to)
+}
+
+fn copy_listed(source: &Source, names: Result<Vec<u8>, Errno>, to: &File) -> io::Result<()> {
     let names = match names {
         Ok(names) => names,
         Err(error) if is_left_out(error) => Vec::new(),

@@ -208,3 +208,99 @@ fn what_is_no_file_is_refused_at_once() {
         assert_eq!(names(&site, "d"), before);
     }
 }
+
+/// Root looks at a directory of a user, who has put what he likes into it.
+#[test]
+fn salvage_and_status_follow_no_planted_link() {
+    let Some(site) = Site::new(Who::Root) else {
+        return;
+    };
+    let user = |path: &str| lchown(site.path(path), Some(STRANGER), Some(STRANGER)).unwrap();
+    let plant = |id: &str, path: &str| {
+        for (name, content) in [
+            (id.to_owned(), "draft".to_owned()),
+            (format!("{id}.json"), format!("{{\"path\":\"{path}\"}}")),
+        ] {
+            let name = format!("data/.polystore/salvage/{name}");
+            fs::write(site.path(&name), content).unwrap();
+            user(&name);
+        }
+    };
+    make_dir(&site, "elsewhere", 0o755);
+    fs::write(site.path("elsewhere/1"), "secret").unwrap();
+    make_dir(&site, "data/.polystore", 0o700);
+    make_dir(&site, "data/.polystore/salvage", 0o700);
+    for path in ["data", "data/.polystore", "data/.polystore/salvage"] {
+        user(path);
+    }
+    symlink("../elsewhere", site.path("data/sub")).unwrap();
+    user("data/sub");
+    plant("1", "sub/planted");
+    plant("2", "../elsewhere/planted");
+    plant("3", "good");
+    plant("4", "x\n[error] forged \u{1b}[2J");
+    let link = site.path("data/.polystore/salvage/5");
+    fs::hard_link(site.path("elsewhere/1"), link).unwrap();
+    let mut mkfifo = site.program("mkfifo");
+    mkfifo.args([
+        "data/.polystore/salvage/6",
+        "data/.polystore/salvage/7.json",
+    ]);
+    assert!(finish(mkfifo).status.success());
+    let listed = site.run(&["salvage", "list", "data"]);
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    assert_eq!(listed.lines().count(), 5, "{listed}");
+    let restore = |id: &str| site.refuse(&["salvage", "restore", "data", id, "--force"]);
+    assert!(restore("1").contains("no symbolic link is followed"));
+    assert!(restore("2").contains("not a path of a file in the data directory"));
+    assert!(restore("5").contains("not in salvage") && restore("6").contains("not in salvage"));
+    assert_eq!(names(&site, "elsewhere"), ["1"]);
+    assert!(
+        site.run(&["salvage", "restore", "data", "3"])
+            .status
+            .success()
+    );
+    let known = fs::metadata(site.path("data/good")).unwrap();
+    assert_eq!((known.uid(), known.gid()), (STRANGER, STRANGER));
+    // The directories themselves.
+    fs::rename(site.path("data/.polystore/salvage"), site.path("data/old")).unwrap();
+    symlink("../../elsewhere", site.path("data/.polystore/salvage")).unwrap();
+    for command in [
+        &["salvage", "list", "data"][..],
+        &["salvage", "purge", "data", "--all"],
+        &["salvage", "restore", "data", "1"],
+        &["status", "data"],
+    ] {
+        let said = site.refuse(command);
+        assert!(said.contains("salvage is not a directory"), "{said}");
+    }
+    fs::remove_file(site.path("data/.polystore/salvage")).unwrap();
+    symlink("/proc", site.path("data/.polystore/sessions")).unwrap();
+    let said = site.refuse(&["status", "data"]);
+    assert!(said.contains("sessions is not a directory"), "{said}");
+    // Another user than the owner of the data can have made it.
+    chown(site.path("data"), Some(0), None).unwrap();
+    for command in [&["salvage", "list", "data"][..], &["status", "data"]] {
+        let said = site.refuse(command);
+        assert!(said.contains("belongs to user 1234 (mode 0700)"), "{said}");
+    }
+    assert_eq!(names(&site, "elsewhere"), ["1"]);
+}
+
+#[test]
+fn the_salvage_of_another_user_is_named_as_such() {
+    let Some(site) = Site::new(Who::User) else {
+        return;
+    };
+    if !is_root() {
+        return;
+    }
+    make_dir(&site, "data/.polystore", 0o700);
+    for command in [&["salvage", "list", "data"][..], &["status", "data"]] {
+        let said = site.refuse(command);
+        assert!(
+            said.contains(".polystore belongs to user 0 (mode 0700)"),
+            "{said}"
+        );
+    }
+}
