@@ -27,7 +27,7 @@ pub(crate) use unix::find_or_make;
 #[cfg(all(unix, not(target_os = "linux")))]
 pub(crate) use unix::refuse_foreign_link;
 #[cfg(target_os = "linux")]
-pub use unix::{Found, copy_attributes, find, find_in};
+pub use unix::{Found, copy_attributes, find, find_in, find_unfollowed};
 #[cfg(unix)]
 pub use unix::{LockRights, document_lock_mode, id_at, id_in, open_lock, open_lock_in};
 #[cfg(unix)]

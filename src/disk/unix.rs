@@ -32,7 +32,7 @@ pub use document_lock::{LockRights, document_lock_mode, open_lock_in};
 #[cfg(target_os = "linux")]
 pub(crate) use walk::find_or_make;
 #[cfg(target_os = "linux")]
-pub use walk::{Found, find, find_in};
+pub use walk::{Found, find, find_in, find_unfollowed};
 
 /// The computer's own file systems.
 #[derive(Clone, Copy, Debug, Default)]

@@ -41,6 +41,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fuser::{Config, Session, SessionACL};
 use polystore::Durability;
 use polystore::disk::SystemDisk;
+use rustix::fs::{Access, AtFlags};
 
 use crate::engine::order::{Order, Spawn};
 use crate::engine::policy::{Direct, Turns};
@@ -136,10 +137,10 @@ pub fn mount(
         failed(&options.data, "--turns")(Error::new(std::io::ErrorKind::InvalidInput, text))
     })?;
     limits::prepare();
-    let fs = new_fs(data, (direct, turns), &options)
-        .map_err(failed(&options.data, "cannot be served"))?;
     // What is created gets the modes that callers ask for, less their own umasks.
     rustix::process::umask(rustix::fs::Mode::empty());
+    let fs = new_fs(data, (direct, turns), &options)
+        .map_err(failed(&options.data, "cannot be served"))?;
     let how = Attach {
         source: options.data.as_os_str(),
         read_only: options.read_only,
@@ -170,7 +171,7 @@ fn new_fs(
     let staging = if options.read_only {
         None
     } else {
-        start_staging(&disk, &tree, options)
+        start_staging(&disk, &tree, options)?
     };
     let salvage = staging
         .as_ref()
@@ -231,21 +232,29 @@ fn start_staging(
     disk: &Arc<SystemDisk>,
     tree: &Tree,
     options: &MountOptions,
-) -> Option<Staging<SystemDisk>> {
+) -> Result<Option<Staging<SystemDisk>>, Error> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_nanos());
     let id = format!("{:x}-{:x}", now, std::process::id());
-    match Staging::start(disk, tree.root(), &id) {
-        Ok(staging) => Some(staging),
+    let user = rustix::process::geteuid().as_raw();
+    match Staging::start(disk, tree.root(), &id, user) {
+        Ok(staging) => Ok(Some(staging)),
+        // Where this user cannot write, it is no wonder that it is another's.
+        Err(error) if staging::is_foreign(&error) && may_write(tree.root()) => Err(error),
         Err(error) => {
             log::warn!(
                 "{}: no staging there ({error}): drafts are staged beside their files, and dropped ones are not kept",
                 options.data.display()
             );
-            None
+            Ok(None)
         }
     }
+}
+
+fn may_write(dir: &Dir) -> bool {
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::accessat(dir, ".", access, AtFlags::EACCESS).is_ok()
 }
 
 fn config() -> Config {

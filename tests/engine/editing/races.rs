@@ -87,7 +87,7 @@ impl Racing {
         let tree = Tree::new();
         let shared = Arc::new(Interleaved::idle(&disk));
         let root = shared.open_dir(Path::new("/")).expect("a root");
-        let session = Session::start(&shared, &root, "one").expect("a healthy disk");
+        let session = Session::start(&shared, &root, "one", 0).expect("a healthy disk");
         let salvage = Salvage::new(&shared, session.own_dir(), AMPLE, session.id());
         let settings = Settings {
             durability: Durability::Ordered,
