@@ -33,7 +33,7 @@ mod writes;
 
 use std::fmt;
 use std::io::Error;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -113,13 +113,15 @@ pub struct Mounted {
     fs: Arc<Fs>,
 }
 
-/// Mounts the directory `data`, which was opened before anything was mounted over it, at `mountpoint`.
+/// Mounts the directory `data`, which was opened before anything was mounted over it, over the directory that is
+/// open as `mountpoint`; `shown` is its path, for messages.
 ///
 /// # Errors
 /// What could not be done, with its path and the system's reason.
 pub fn mount(
     data: OwnedFd,
-    mountpoint: &Path,
+    mountpoint: BorrowedFd<'_>,
+    shown: &Path,
     options: MountOptions,
 ) -> Result<Mounted, MountError> {
     let failed = |path: &Path, doing: &'static str| {
@@ -156,7 +158,7 @@ pub fn mount(
         Ok(session) => Ok(Mounted { session, fs }),
         Err(error) => {
             fs.end_staging();
-            Err(failed(mountpoint, "cannot be mounted")(error))
+            Err(failed(shown, "cannot be mounted")(error))
         }
     }
 }
