@@ -11,6 +11,7 @@ pub mod engine;
 pub mod fuse;
 #[cfg(target_os = "linux")]
 mod pool;
+mod shares;
 pub mod time;
 
 #[cfg(target_os = "linux")]

@@ -28,8 +28,10 @@ use rustix::fs::OFlags;
 use super::fs::{Entry, Fs};
 use super::nodes::ROOT;
 use super::opening::Opened;
+use super::quota::CONVERSATION;
 use crate::control::{CONTROL_DIR, CONTROL_FILE, STATUS_FILE};
 use crate::engine::process::Caller;
+use crate::shares::Share;
 use memory::Memory;
 
 pub use conversation::Conversation;
@@ -52,7 +54,8 @@ pub fn is_channel(node: u64) -> bool {
 
 /// The open handles of the channel.
 pub struct Channel {
-    handles: Mutex<HashMap<u64, Arc<Conversation>>>,
+    /// With what each takes of what its user may have.
+    handles: Mutex<HashMap<u64, (Arc<Conversation>, Share)>>,
     next: AtomicU64,
     /// What requests and replies take.
     memory: Arc<Memory>,
@@ -74,20 +77,21 @@ impl Default for Channel {
 }
 
 impl Channel {
-    fn handles(&self) -> MutexGuard<'_, HashMap<u64, Arc<Conversation>>> {
+    fn handles(&self) -> MutexGuard<'_, HashMap<u64, (Arc<Conversation>, Share)>> {
         // Entries are set and removed in single steps.
         self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, conversation: Conversation) -> u64 {
+    fn add(&self, conversation: Conversation, share: Share) -> u64 {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.handles().insert(id, Arc::new(conversation));
+        self.handles().insert(id, (Arc::new(conversation), share));
         id
     }
 
     /// The conversation through handle `id`.
     pub fn get(&self, id: u64) -> io::Result<Arc<Conversation>> {
-        let found = self.handles().get(&id).cloned();
+        let handles = self.handles();
+        let found = handles.get(&id).map(|(found, _)| found.clone());
         found.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))
     }
 
@@ -190,7 +194,7 @@ impl Fs {
     /// Opens a node of the channel.
     ///
     /// # Errors
-    /// EISDIR, EACCES as for any file; those of making the report.
+    /// EISDIR, EACCES, EMFILE as for any file; those of making the report.
     pub fn open_channel(
         self: &Arc<Self>,
         caller: Caller,
@@ -199,6 +203,7 @@ impl Fs {
     ) -> io::Result<Opened> {
         let flags = OFlags::from_bits_retain(flags as u32);
         let writes = flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC);
+        let share = self.descriptors_for(caller, CONVERSATION)?;
         let conversation = match node {
             DIRECTORY if writes => return Err(io::ErrorKind::IsADirectory.into()),
             DIRECTORY => Conversation::default(),
@@ -207,7 +212,7 @@ impl Fs {
             _ => Conversation::default(),
         };
         Ok(Opened {
-            handle: self.channel.add(conversation),
+            handle: self.channel.add(conversation, share),
             flags: FopenFlags::FOPEN_DIRECT_IO,
         })
     }
