@@ -166,9 +166,7 @@ impl Fs {
     }
 
     fn salvage_entries(&self) -> Result<Vec<SalvageEntry>, ControlError> {
-        use std::os::fd::AsFd;
-        let root = super::super::tree::path_of(self.tree.root().as_fd());
-        let items = crate::salvage::list(&root)?;
+        let items = crate::salvage::list(self.tree.root())?;
         let entries = items.into_iter().map(|item| SalvageEntry {
             id: item.id,
             path: item.path.as_deref().map(text),
