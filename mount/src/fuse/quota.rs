@@ -29,9 +29,6 @@ const TURN: usize = 1;
 /// For the locks of a handle: the version that is published when they are granted, and the lock file.
 const LOCKS: usize = 2;
 
-/// For a conversation in the control channel: what it has in hand.
-pub const CONVERSATION: usize = 2;
-
 /// What a program is told whose user has his share of the descriptors.
 pub fn too_many_files() -> io::Error {
     io::Error::from_raw_os_error(libc::EMFILE)
