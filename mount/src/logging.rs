@@ -33,7 +33,7 @@ impl Log for Logger {
         if !self.enabled(record.metadata()) {
             return;
         }
-        let message = entry(record);
+        let message = entry(record.level(), &record.args().to_string());
         match &self.file {
             None => {
                 let _ = io::stderr().write_all(format!("polystore: {message}").as_bytes());
@@ -51,15 +51,15 @@ impl Log for Logger {
 }
 
 /// One line, whatever the names hold that the message is about.
-fn entry(record: &Record<'_>) -> String {
-    let level = match record.level() {
+fn entry(level: Level, message: &str) -> String {
+    let level = match level {
         Level::Error => "error",
         Level::Warn => "warning",
         Level::Info => "info",
         Level::Debug => "debug",
         Level::Trace => "trace",
     };
-    format!("{level}: {}\n", quote::line(&record.args().to_string()))
+    format!("{level}: {}\n", quote::line(message))
 }
 
 /// Starts the log. To be called once, before anything is logged.
@@ -116,12 +116,8 @@ mod tests {
     #[test]
     fn no_name_can_forge_a_line() {
         let name = "x\n[error] forged \x1b[2J";
-        let record = Record::builder()
-            .level(Level::Warn)
-            .args(format_args!("{name}: is odd"))
-            .build();
         assert_eq!(
-            entry(&record),
+            entry(Level::Warn, &format!("{name}: is odd")),
             "warning: x\\x0a[error] forged \\x1b[2J: is odd\n"
         );
     }
