@@ -17,7 +17,12 @@ if libc.mount(b"/data", mountpoint.encode(), b"fuse.polystore", 0, options):
     sys.exit(os.strerror(ctypes.get_errno()))
 line = [l for l in open("/proc/self/mountinfo") if l.split()[4] == mountpoint][-1]
 listener = socket.socket(socket.AF_UNIX)
-listener.bind("\0polystore/mount/" + line.split()[2] + "/0")
+for slot in range(8):
+    try:
+        listener.bind(f"\0polystore/mount/{line.split()[2]}/{slot}")
+        break
+    except OSError:
+        pass  # The process of an earlier mount of that number.
 listener.listen(5)
 def notify():
     name = b"name\0"
