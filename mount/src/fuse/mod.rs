@@ -25,6 +25,7 @@ mod outside;
 mod overtaken;
 mod proc;
 mod redirect;
+mod rights;
 mod ticker;
 mod told;
 mod tree;

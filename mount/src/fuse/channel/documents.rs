@@ -27,7 +27,7 @@ use crate::engine::draft::Draft;
 use crate::engine::locks::Refused;
 use crate::engine::opening::{Access, Existing, New, Plan};
 use crate::engine::order::{Claim, Job};
-use crate::engine::process::{Caller, Processes};
+use crate::engine::process::Caller;
 
 /// Documents from this size on are worked on one at a time: as values they take many times their size.
 const BIG: u64 = 256 << 10;
@@ -117,7 +117,7 @@ impl Fs {
                     let flags = rustix::fs::AtFlags::EACCESS;
                     rustix::fs::accessat(&*target.place.dir, ".", how, flags)
                 };
-                let who = self.engine.processes.credentials(caller);
+                let who = self.credentials(caller);
                 let checked = self.engine.as_user(&who, || Ok(writable()?));
                 checked.map_err(|error| target.explain(error))
             }
@@ -251,7 +251,7 @@ impl Fs {
         }
         let how = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let (dir, name) = (&*target.place.dir, target.place.name());
-        let who = self.engine.processes.credentials(caller);
+        let who = self.credentials(caller);
         let open = || Ok(rustix::fs::openat(dir, name, how, Mode::empty())?);
         let opened = self.engine.as_user(&who, open);
         opened
@@ -363,7 +363,7 @@ impl Fs {
         let how = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let (dir, name) = (&*target.place.dir, target.place.name());
         let mode = Mode::from_raw_mode(mode);
-        let who = self.engine.processes.credentials(caller);
+        let who = self.credentials(caller);
         let make = || Ok(rustix::fs::openat(dir, name, how | OFlags::CLOEXEC, mode)?);
         self.engine.as_user(&who, make).map(File::from)
     }
@@ -379,7 +379,7 @@ impl Fs {
         let filled = self.fill_as(caller, || draft.file.write_all_at(bytes, 0));
         let sealed = filled.and_then(|()| {
             self.engine.wrote(draft, bytes.len() as u64);
-            self.engine.seal(draft)
+            self.engine.seal(draft, &draft.place)
         });
         if let Err(error) = sealed {
             // Nobody has opened it: nothing of it is kept.
@@ -442,7 +442,7 @@ impl Fs {
     /// Does what takes room on the disk as `caller`: it is counted as his, and takes set-user-id bits away.
     /// A full disk is tried again without the oldest of salvage.
     fn fill_as(&self, caller: Caller, fill: impl Fn() -> io::Result<()>) -> io::Result<()> {
-        let who = self.engine.processes.credentials(caller);
+        let who = self.credentials(caller);
         loop {
             match self.engine.as_user(&who, &fill) {
                 Err(error) if error.kind() == io::ErrorKind::StorageFull && self.make_room() => {}

@@ -16,7 +16,7 @@ use super::super::tree::{Dir, path_of};
 use super::super::turns::Ask;
 use crate::control::{Code, ControlError, ControlPath};
 use crate::engine::policy::{TurnKind, lock_file_of};
-use crate::engine::process::{Caller, Processes};
+use crate::engine::process::Caller;
 use crate::engine::slot::{Place, SlotKey};
 use crate::engine::staging::is_hidden;
 
@@ -58,7 +58,7 @@ impl Fs {
     /// # Errors
     /// Those that he would get who went there himself; EXDEV where it leads out of the mount.
     pub fn resolve(&self, caller: Caller, path: &ControlPath) -> Result<Target, ControlError> {
-        let who = self.engine.processes.credentials(caller);
+        let who = self.credentials(caller);
         let find = || self.resolve_as_he_may(path.as_path());
         let (dir, name) = self.engine.as_user(&who, find).map_err(|error| {
             let error = ControlError::from(error);
