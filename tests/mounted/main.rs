@@ -35,6 +35,7 @@ mod rewrite;
 mod rights;
 mod scale;
 mod semantics;
+mod shares;
 mod swaps;
 mod traps;
 mod turns;

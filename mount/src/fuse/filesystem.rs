@@ -27,8 +27,10 @@ use super::io::WriteHow;
 use super::locking::{Asked, of_refused};
 use super::names::NewMode;
 use crate::engine::locks::{Kind, Refused};
-use crate::engine::order::Claim;
+use crate::engine::order::{Claim, User};
 use crate::engine::process::Caller;
+use crate::pool::working_for;
+use crate::shares::NOBODY;
 
 /// Biggest write request. Bigger ones save nothing that could be measured.
 const MAX_WRITE: u32 = 1 << 20;
@@ -85,6 +87,16 @@ fn appends_now(flags: OpenFlags) -> bool {
 }
 
 impl Adapter {
+    /// For whom a request of `handle` is to be done: it may come from nobody, when the kernel writes pages
+    /// of a mapping, or releases what was open.
+    fn user(&self, request: &Request, handle: FileHandle) -> User {
+        let opener = || Some(self.0.handles.get(handle.0)?.user.uid);
+        match request.pid() {
+            0 => opener().unwrap_or(NOBODY),
+            _ => request.uid(),
+        }
+    }
+
     /// The claim of changing `name` in `parent`.
     fn change(&self, parent: INodeNo, name: &OsStr) -> Claim {
         self.0
@@ -180,6 +192,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _working = working_for(request.uid());
         if let Some(entry) = self.0.channel_entry(parent.0, name) {
             return send_entry(reply, entry);
         }
@@ -201,6 +214,7 @@ impl Filesystem for Adapter {
         handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             return reply.attr(&CHANNEL_TTL, &self.0.channel_attr(node.0));
         }
@@ -234,6 +248,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             let unchanged = mode.is_none() && uid.is_none() && gid.is_none();
             return match unchanged {
@@ -286,6 +301,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let _working = working_for(request.uid());
         let (caller, claim, name) = (caller(request), self.change(parent, name), name.to_owned());
         let new = NewMode { mode, umask };
         self.0.queue(claim, move |fs| {
@@ -302,6 +318,7 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        let _working = working_for(request.uid());
         let (caller, claim, name) = (caller(request), self.change(parent, name), name.to_owned());
         let new = NewMode { mode, umask };
         self.0.queue(claim, move |fs| {
@@ -310,6 +327,7 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _working = working_for(request.uid());
         let (caller, claim, name) = (caller(request), self.change(parent, name), name.to_owned());
         self.0.queue(claim, move |fs| {
             send_empty(reply, fs.unlink(caller, parent.0, &name))
@@ -317,6 +335,7 @@ impl Filesystem for Adapter {
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _working = working_for(request.uid());
         let (caller, name) = (caller(request), name.to_owned());
         let claim = self.change(parent, &name).and(self.inside(parent, &name));
         self.0.queue(claim, move |fs| {
@@ -332,6 +351,7 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        let _working = working_for(request.uid());
         let (caller, claim) = (caller(request), self.change(parent, name));
         let (name, target) = (name.to_owned(), target.to_owned());
         self.0.queue(claim, move |fs| {
@@ -349,6 +369,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let _working = working_for(request.uid());
         let caller = caller(request);
         let claim = self
             .change(parent, name)
@@ -371,6 +392,7 @@ impl Filesystem for Adapter {
         name: &OsStr,
         reply: ReplyEntry,
     ) {
+        let _working = working_for(request.uid());
         let caller = caller(request);
         let claim = self.change(parent, name);
         let claim = match self.0.tree.nodes().slot(node.0) {
@@ -384,6 +406,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             let caller = caller(request);
             // What there is to report of salvage lies on the disk.
@@ -401,11 +424,15 @@ impl Filesystem for Adapter {
         };
         let wait = self.0.patience(&ask);
         let (node, flags) = (node.0, flags.0);
-        let go = move |fs: &Arc<Fs>, came: Result<bool, Refused>| match came {
-            Ok(at_once) => fs.open_in_order(caller, node, flags, at_once, reply),
-            Err(refused) => {
-                fs.give_up_open(caller, node);
-                reply.error(of_refused(refused));
+        let go = move |fs: &Arc<Fs>, came: Result<bool, Refused>| {
+            // Whoever has let him in may be another.
+            let _working = working_for(caller.uid);
+            match came {
+                Ok(at_once) => fs.open_in_order(caller, node, flags, at_once, reply),
+                Err(refused) => {
+                    fs.give_up_open(caller, node);
+                    reply.error(of_refused(refused));
+                }
             }
         };
         self.0.with_turn(caller, &ask, wait, Box::new(go));
@@ -421,6 +448,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let _working = working_for(request.uid());
         let (caller, name) = (caller(request), name.to_owned());
         let claim = Ok(self.change(parent, &name));
         self.0.inline(claim, move |fs| {
@@ -451,6 +479,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _working = working_for(self.user(request, handle));
         if is_channel(node.0) {
             return match self.0.read_channel(caller(request), handle.0, offset, size) {
                 Ok(data) => reply.data(&data),
@@ -491,6 +520,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let _working = working_for(self.user(request, handle));
         if is_channel(node.0) {
             return self.0.write_channel(caller(request), handle.0, data, reply);
         }
@@ -525,6 +555,7 @@ impl Filesystem for Adapter {
         owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             return send_empty(reply, self.0.channel.close(handle.0));
         }
@@ -539,7 +570,7 @@ impl Filesystem for Adapter {
 
     fn release(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
@@ -547,6 +578,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _working = working_for(self.user(request, handle));
         if is_channel(node.0) {
             self.0.channel.release(handle.0);
             return reply.ok();
@@ -557,12 +589,13 @@ impl Filesystem for Adapter {
 
     fn fsync(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         handle: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
     ) {
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             return reply.ok();
         }
@@ -575,6 +608,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             return match self.0.open_channel(caller(request), node.0, 0) {
                 Ok(opened) => reply.opened(FileHandle(opened.handle), FopenFlags::empty()),
@@ -589,12 +623,13 @@ impl Filesystem for Adapter {
 
     fn readdir(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             let mut names = Fs::channel_names(offset);
             while let Some((name, number, kind, next)) = names.next()
@@ -619,6 +654,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             for (name, number, _, next) in Fs::channel_names(offset) {
                 let seen = self.0.channel_attr(number);
@@ -640,12 +676,13 @@ impl Filesystem for Adapter {
 
     fn releasedir(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
+        let _working = working_for(self.user(request, handle));
         if is_channel(node.0) {
             self.0.channel.release(handle.0);
             return reply.ok();
@@ -656,12 +693,13 @@ impl Filesystem for Adapter {
 
     fn fsyncdir(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         _handle: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
+        let _working = working_for(request.uid());
         let claim = self.0.look(node.0).unwrap_or_default();
         self.0
             .queue(claim, move |fs| send_empty(reply, fs.fsyncdir(node.0)));
@@ -693,6 +731,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let _working = working_for(request.uid());
         let (caller, name, value) = (caller(request), name.to_owned(), value.to_vec());
         let claim = self.0.look(node.0).unwrap_or_default();
         self.0.queue(claim, move |fs| {
@@ -708,6 +747,7 @@ impl Filesystem for Adapter {
         size: u32,
         reply: ReplyXattr,
     ) {
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             return reply.error(Errno::ENODATA);
         }
@@ -721,6 +761,7 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             return send_xattr(reply, size, Ok((0, Vec::new())));
         }
@@ -732,6 +773,7 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _working = working_for(request.uid());
         let (caller, name) = (caller(request), name.to_owned());
         let claim = self.0.look(node.0).unwrap_or_default();
         self.0.queue(claim, move |fs| {
@@ -751,6 +793,7 @@ impl Filesystem for Adapter {
         pid: u32,
         reply: ReplyLock,
     ) {
+        let _working = working_for(request.uid());
         let asked = Asked {
             handle: handle.0,
             owner: owner.0,
@@ -788,6 +831,7 @@ impl Filesystem for Adapter {
         sleep: bool,
         reply: ReplyEmpty,
     ) {
+        let _working = working_for(request.uid());
         let asked = Asked {
             handle: handle.0,
             owner: owner.0,
@@ -811,6 +855,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let _working = working_for(request.uid());
         let caller = caller(request);
         match self.0.file_handle(handle.0) {
             Ok(handle) => {
@@ -826,13 +871,14 @@ impl Filesystem for Adapter {
 
     fn lseek(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
         handle: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
+        let _working = working_for(request.uid());
         match self
             .0
             .file_handle(handle.0)
@@ -856,6 +902,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let _working = working_for(request.uid());
         let caller = caller(request);
         let both = self
             .0
