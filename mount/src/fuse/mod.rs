@@ -26,6 +26,7 @@ mod overtaken;
 mod proc;
 mod quota;
 mod redirect;
+mod rights;
 mod ticker;
 mod told;
 mod tree;

@@ -171,7 +171,9 @@ impl Racing {
     fn close(&self, pid: Pid, editor: &Editor<Interleaved>) {
         if self.engine.closing_edit(editor, self.tree.caller(pid)) {
             let draft = editor.written().expect("it wrote");
-            self.engine.seal(&draft).expect("a healthy disk");
+            self.engine
+                .seal(&draft, &draft.place)
+                .expect("a healthy disk");
         }
         if self.engine.detach_edit(editor) {
             self.engine.settle_edit(&editor.edit);
