@@ -43,7 +43,7 @@ pub fn find(path: &Path) -> io::Result<Found> {
 pub fn find_unfollowed(path: &Path) -> io::Result<Found> {
     let mut walk = Walk::from(here()?, path)?;
     walk.follows_last = false;
-    walk.to_end(None)
+    walk.into_end(None)
 }
 
 /// The same as [`find`] for a path below `dir`, unless it is absolute.
