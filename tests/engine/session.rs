@@ -537,7 +537,7 @@ proptest! {
         let mut held = Vec::new();
         for (number, (user, len, age)) in things.into_iter().enumerate() {
             let id = format!("{:010}-x-{number:03}", now() - age);
-            act_as(1000 + user, 1000, || keep(disk, &id, len));
+            act_as(1000 + user, &[1000], || keep(disk, &id, len));
             held.push((1000 + user, id, len as u64));
         }
         let users: BTreeSet<u32> = held.iter().map(|(user, ..)| *user).collect();
@@ -580,7 +580,7 @@ fn room_is_made_by_who_has_most() {
         (1001, "0000000003-x-1", 5),
         (1002, "0000000004-x-1", 20),
     ] {
-        act_as(user, user, || keep(disk, id, len));
+        act_as(user, &[user], || keep(disk, id, len));
     }
     let salvage = world.engine.salvage.as_ref().unwrap();
     let mut order = Vec::new();
