@@ -132,6 +132,10 @@ pub enum Refused {
     Deadlock,
     /// Its time is over.
     TimedOut,
+    /// Too many wait already, for this user.
+    TooManyWait,
+    /// Too much is open already, for this user.
+    NoDescriptors,
 }
 
 /// What is done when a lock is granted or refused.
