@@ -9,6 +9,8 @@ files are being written by whom, so that operations whose results may differ are
 - what is opened with O_TRUNC is not seen by name until it is written,
 - a hard link of a file that is being edited is one of the published version,
 - what is being made is in no listing,
+- a descriptor that was opened through /proc/self/fd does not see what others of its process write,
+- a lock file that the mount made is its maker's when a program opens it,
 - an O_PATH descriptor does not keep a file that has no name any more: no FUSE server knows of it.
 
 Files that are written in place (`*.log`, appends) have none of this.
@@ -30,6 +32,7 @@ class Handle:
     blind: bool
     name: str
     only_path: bool = False
+    apart: bool = False
     stale: bool = False
 
     def drafts(self):
@@ -37,8 +40,8 @@ class Handle:
 
 
 class Tracking:
-    def __init__(self, plain, turns, about):
-        self.plain, self.about = plain, about
+    def __init__(self, plain, data, turns, about):
+        self.plain, self.data, self.about = plain, data, about
         self.turns = turns
         self.handles = {}
 
@@ -56,6 +59,8 @@ class Tracking:
             if handle and not replaced and any(h.drafts() for (w, _), h in self.others(who) if h.ino == handle.ino):
                 return False
         paths = [operation[key] for key in ("path", "to") if key in operation]
+        if any(self.is_hidden(path) for path in paths):
+            return False
         touched = {ino for path in paths for ino in self.inodes(path, operation)}
         for (owner, _), handle in self.handles.items():
             if handle.ino in touched and handle.drafts():
@@ -70,12 +75,18 @@ class Tracking:
         if handle and handle.only_path and self.about(who, source).links == 0:
             return False
         handle = self.handles.get((who, operation.get("slot")))
-        if handle and handle.blind and operation["op"] in ("fstat", "fchmod", "fchown"):
+        if handle and handle.blind and operation["op"] in ("fstat", "fchmod", "fchown", "store"):
             return False
         if operation["op"] == "linkfd":
             handle = self.handles.get((who, operation["slot"]))
             return not (handle and any(h.ino == handle.ino and h.drafts() for h in self.handles.values()))
         return True
+
+    def is_hidden(self, path):
+        """Whether it is a lock file that the mount has made for itself."""
+        path = os.path.realpath(os.path.join(self.plain, path))
+        beside = os.path.join(self.data, os.path.relpath(path, self.plain))
+        return os.path.lexists(beside) and not os.path.lexists(path)
 
     def others(self, who):
         return [(key, handle) for key, handle in self.handles.items() if key[0] != who]
@@ -120,7 +131,7 @@ class Tracking:
         elif kind in CHANGES and key in self.handles:
             handle = self.handles[key]
             handle.blind = False
-            self.changed(handle.ino, who, handle.in_place)
+            self.changed(handle.ino, who, handle.in_place, handle)
         elif kind in ("save", "truncate"):
             try:
                 changed = os.stat(os.path.join(self.plain, operation["path"])).st_ino
@@ -147,7 +158,8 @@ class Tracking:
         truncates = bool(flags & os.O_TRUNC) and value["regular"]
         if truncates:
             self.changed(ino, None, in_place)
-        self.handles[key] = Handle(ino, writer, in_place, truncates and not in_place, name)
+        apart = operation["op"] == "reopen" and not in_place
+        self.handles[key] = Handle(ino, writer, in_place, truncates and not in_place, name, apart=apart)
 
     def is_in_place(self, name, flags, ino):
         same = [handle for handle in self.handles.values() if handle.ino == ino]
@@ -156,11 +168,13 @@ class Tracking:
         name = os.path.realpath(os.path.join(self.plain, name))
         return name.endswith(".log") or bool(flags & os.O_APPEND and flags & 3) or any(h.writer and h.in_place for h in same)
 
-    def changed(self, ino, who, in_place):
+    def changed(self, ino, who, in_place, through=None):
+        """Notes that a process changed a file, and who does not see it."""
         if in_place:
             return
         for (owner, _), handle in self.handles.items():
-            if handle.ino == ino and not (owner == who and handle.writer):
+            sees = owner == who and handle.writer and not handle.apart and not (through and through.apart)
+            if handle.ino == ino and handle is not through and not sees:
                 handle.stale = True
 
     def being_written(self):

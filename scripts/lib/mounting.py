@@ -90,24 +90,34 @@ class Mount:
         self.daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/", preexec_fn=self.become)
         log.close()
         deadline = time.time() + 30
-        while not self.is_listed():
+        while not self.answers():
             if self.daemon.poll() is not None or time.time() > deadline:
                 raise RuntimeError(f"polystore mount did not come up:\n{self.log()}")
             time.sleep(0.005)
-        self.connection = self.device() & 0xFF | self.device() >> 12 & 0xFFF00
+
+    def answers(self):
+        """Whether a mount is there that lives: a dead one may have been there before it."""
+        try:
+            os.statvfs(self.safe)
+            device = os.stat(self.safe).st_dev
+        except OSError:
+            return False
+        self.connection = os.major(device) << 20 | os.minor(device)
+        return device == self.device()
 
     def is_listed(self):
         return self.device() is not None
 
     def device(self):
         """The device number of the mount, as stat(2) would say it, without asking the mount."""
+        found = None
         with open("/proc/self/mountinfo") as f:
             for line in f:
                 fields = line.split()
                 if fields[4] == self.safe:
                     major, minor = map(int, fields[2].split(":"))
-                    return os.makedev(major, minor)
-        return None
+                    found = os.makedev(major, minor)
+        return found
 
     def log(self):
         with open(self.log_file, errors="replace") as f:
