@@ -36,17 +36,17 @@ pub struct Found {
 /// `PermissionDenied` for a link that is not to be followed, `IsADirectory` for a path that can
 /// only be a directory's, and the system's own.
 pub fn find(path: &Path) -> io::Result<Found> {
-    Walk::from(here()?, path)?.to_end(None)
+    Walk::from(here()?, path)?.finish(None)
 }
 
 /// The same for a path below `dir`, unless it is absolute.
 pub fn find_in(dir: &Dir, path: &Path) -> io::Result<Found> {
-    Walk::from(dir.0.try_clone()?, path)?.to_end(None)
+    Walk::from(dir.0.try_clone()?, path)?.finish(None)
 }
 
 /// The same; directories that are missing on the way are made, as durable as `durability` says.
 pub(crate) fn find_or_make(path: &Path, durability: Durability) -> io::Result<Found> {
-    Walk::from(here()?, path)?.to_end(Some(durability))
+    Walk::from(here()?, path)?.finish(Some(durability))
 }
 
 fn here() -> io::Result<OwnedFd> {
@@ -97,7 +97,7 @@ impl Walk {
         Ok(())
     }
 
-    fn to_end(mut self, make: Option<Durability>) -> io::Result<Found> {
+    fn finish(mut self, make: Option<Durability>) -> io::Result<Found> {
         loop {
             let name = self.rest.pop().ok_or(io::ErrorKind::IsADirectory)?;
             if name == ".." {
