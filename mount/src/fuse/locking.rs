@@ -123,7 +123,7 @@ pub fn of_refused(refused: Refused) -> Errno {
         Refused::Interrupted => Errno::EINTR,
         Refused::Deadlock => Errno::EDEADLK,
         Refused::TimedOut => Errno::ETIMEDOUT,
-        Refused::TooManyWait => Errno::EBUSY,
+        Refused::TooMany => Errno::EBUSY,
         Refused::NoDescriptors => Errno::EMFILE,
     }
 }
@@ -131,7 +131,7 @@ pub fn of_refused(refused: Refused) -> Errno {
 /// The same for a lock: flock(2) and fcntl(2) know one error for what there is too little of.
 fn of_refused_lock(refused: Refused) -> Errno {
     match refused {
-        Refused::TooManyWait | Refused::NoDescriptors => Errno::ENOLCK,
+        Refused::TooMany | Refused::NoDescriptors => Errno::ENOLCK,
         refused => of_refused(refused),
     }
 }
@@ -287,7 +287,10 @@ impl Fs {
     ) {
         let fs = self.clone();
         let unlock = move || {
-            let answer: Answer = Box::new(move |_| reply.ok());
+            let answer: Answer = Box::new(move |outcome| match outcome {
+                Ok(()) => reply.ok(),
+                Err(refused) => reply.error(of_refused_lock(refused)),
+            });
             fs.locks.set(&table, request, false, answer);
         };
         let Some(edit) = handle.editor().map(|editor| editor.edit.clone()) else {

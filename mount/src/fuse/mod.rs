@@ -43,6 +43,7 @@ use fuser::{Config, Session, SessionACL};
 use polystore::Durability;
 use polystore::disk::SystemDisk;
 
+use crate::engine::locks::Locks;
 use crate::engine::order::{Order, Spawn};
 use crate::engine::policy::{Direct, Turns};
 use crate::engine::salvage::Salvage;
@@ -217,7 +218,7 @@ fn new_fs(
         engine: Engine::new(disk, ProcFs, settings, staging, salvage),
         order: Order::new(spawn),
         pool,
-        locks: Default::default(),
+        locks: Arc::new(Locks::new(uid, !options.allow_other)),
         handles: Default::default(),
         descriptors: Shares::new(limits.shares(uid, !options.allow_other)),
         promises: Default::default(),
