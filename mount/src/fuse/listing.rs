@@ -188,7 +188,7 @@ impl Fs {
                 dir: dir_id,
                 name: item.name.clone(),
             };
-            let volatile = self.engine.has_drafts(&slot);
+            let volatile = self.is_volatile(&slot);
             let entry = self.entry(caller, handle.node, &item.name, &stat, volatile);
             let ttl = if volatile { NOT_REMEMBERED } else { REMEMBERED };
             let full = reply.add(

@@ -18,6 +18,7 @@ use super::conversation::Conversation;
 use super::memory::Share;
 use super::requests::{Done, line, no_transaction, wait};
 use super::resolve::Target;
+use super::shown::Shown;
 use crate::control::json::parse;
 use crate::control::{
     BeginReply, Change, Code, ControlError, Document, Exact, MAX_DOCUMENT, MAX_DOCUMENT_DEPTH,
@@ -26,7 +27,7 @@ use crate::control::{
 use crate::engine::draft::Draft;
 use crate::engine::locks::Refused;
 use crate::engine::opening::{Access, Existing, New, Plan};
-use crate::engine::order::{Claim, Job};
+use crate::engine::order::Claim;
 use crate::engine::process::{Caller, Processes};
 
 /// Documents from this size on are worked on one at a time: as values they take many times their size.
@@ -142,8 +143,11 @@ impl Fs {
             } => self.queue(Claim::change(slot), move |fs| {
                 let changed = fs.change_document(caller, &target, default.as_ref(), &change);
                 fs.engine.ledger.counters.updates.one();
+                let change = changed
+                    .as_ref()
+                    .map_or(Shown::Nothing, |changed| changed.done);
                 let reply = changed.map(|changed| changed.reply(&turn, returns));
-                fs.show_change(target, turn, Box::new(move || done(line(reply))));
+                fs.show_change(&target, change, turn, Box::new(move || done(line(reply))));
             }),
             Request::Begin { default, .. } => self.queue(Claim::look(slot), move |fs| {
                 let found = fs.read_document(caller, &target);
@@ -211,9 +215,11 @@ impl Fs {
             match changed {
                 Ok(changed) => {
                     fs.engine.ledger.counters.updates.one();
+                    let change = changed.done;
                     let reply = changed.reply(&transaction.turn, returns);
                     let Transaction { target, turn, .. } = transaction;
-                    fs.show_change(target, turn, Box::new(move || done(line(Ok(reply)))));
+                    let reply = Box::new(move || done(line(Ok(reply))));
+                    fs.show_change(&target, change, turn, reply);
                 }
                 Err(error) => {
                     // What was asked was wrong: it can be asked again.
@@ -224,21 +230,6 @@ impl Fs {
                 }
             }
         });
-    }
-
-    /// Has the kernel look at the changed name again, ends the turn, and goes on with `then`.
-    fn show_change(self: &Arc<Self>, target: Target, turn: Turn, then: Job) {
-        let parent = self.dir_node(target.place.slot.dir);
-        let after: Job = Box::new(move || {
-            drop(turn);
-            then();
-        });
-        match parent {
-            Some(parent) => self
-                .notices
-                .invalidate_name_then(parent, target.place.name(), after),
-            None => after(),
-        }
     }
 
     fn open_document(&self, caller: Caller, target: &Target) -> Result<File, ControlError> {
@@ -303,12 +294,14 @@ impl Fs {
         let text = self.read_text(caller, target)?;
         let edited =
             edit(text.as_deref(), default, change).map_err(|error| target.explain(error))?;
-        if let Some(bytes) = &edited.bytes {
-            self.replace_document(caller, target, stat, bytes)
-                .map_err(|error| target.explain(error))?;
-        }
+        let done = match &edited.bytes {
+            Some(bytes) => self
+                .replace_document(caller, target, stat, bytes)
+                .map_err(|error| target.explain(error))?,
+            None => Shown::Nothing,
+        };
         Ok(Changed {
-            changed: edited.bytes.is_some(),
+            done,
             value: edited.value,
         })
     }
@@ -319,14 +312,18 @@ impl Fs {
         target: &Target,
         stat: Option<Statx>,
         bytes: &[u8],
-    ) -> Result<(), ControlError> {
+    ) -> Result<Shown, ControlError> {
+        self.channel.recent.add(&target.place.slot);
         let (place, path) = (&target.place, target.path.as_path());
         let dir = attr::stat(&attr::of_file(&*place.dir)?);
         let Some(stat) = stat else {
             let mode = masked(&place.dir, 0o666, umask_of(caller.tid));
             let new = New { path, dir, mode };
             return match self.engine.plan_new(caller, place, &new, REWRITE)? {
-                Some(draft) => Ok(self.publish_bytes(caller, &draft, bytes)?),
+                Some(draft) => {
+                    self.publish_bytes(caller, &draft, bytes)?;
+                    Ok(Shown::Made)
+                }
                 None => {
                     let file = self.make_in_place(caller, target, mode)?;
                     let written = self.write_in_place(caller, target, &file, bytes);
@@ -334,10 +331,11 @@ impl Fs {
                         // There was none before; what is left of it is nobody's document.
                         let _ = rustix::fs::unlinkat(&*place.dir, place.name(), AtFlags::empty());
                     }
-                    Ok(written?)
+                    Ok(written.map(|()| Shown::Made)?)
                 }
             };
         };
+        let node = self.tree.nodes().of(attr::id(&stat));
         let existing = Existing {
             path,
             stat: attr::stat(&stat),
@@ -348,13 +346,17 @@ impl Fs {
             .engine
             .plan_existing(caller, place, &existing, REWRITE)?
         {
-            Plan::Draft(draft) => Ok(self.publish_bytes(caller, &draft, bytes)?),
+            Plan::Draft(draft) => {
+                self.publish_bytes(caller, &draft, bytes)?;
+                Ok(Shown::Replaced(node))
+            }
             Plan::Edit(_) | Plan::InPlace => {
                 let file = self.open_document(caller, target)?;
-                self.write_in_place(caller, target, &file, bytes)?;
-                let node = self.tree.nodes().of(attr::id(&stat));
-                node.inspect(|node| self.notices.invalidate(*node));
-                Ok(())
+                let written = self.write_in_place(caller, target, &file, bytes);
+                if let (Err(_), Some(node)) = (&written, node) {
+                    self.notices.invalidate(node);
+                }
+                Ok(written.map(|()| Shown::InPlace(node))?)
             }
         }
     }
@@ -470,7 +472,7 @@ impl Fs {
 
 /// What became of a document.
 struct Changed {
-    changed: bool,
+    done: Shown,
     value: Value,
 }
 
@@ -478,7 +480,7 @@ impl Changed {
     fn reply(self, turn: &Turn, returns: bool) -> UpdateReply {
         UpdateReply {
             turn: turn.number,
-            changed: self.changed,
+            changed: self.done != Shown::Nothing,
             value: returns.then_some(Exact(self.value)),
         }
     }
