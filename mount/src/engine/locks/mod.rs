@@ -118,6 +118,16 @@ pub enum Taken {
     Busy,
     /// There is nothing to lock: this table alone holds the turn.
     Absent,
+    /// Nobody can tell, for want of something that may come back (descriptors, memory, the disk): the
+    /// system's error number. Others may hold it.
+    Failed(i32),
+}
+
+impl Taken {
+    /// Whether it is to be tried again.
+    fn is_pending(self) -> bool {
+        matches!(self, Taken::Busy | Taken::Failed(_))
+    }
 }
 
 /// Why a wait ended without a lock.
@@ -132,6 +142,8 @@ pub enum Refused {
     Deadlock,
     /// Its time is over.
     TimedOut,
+    /// The lock outside could not be tried, again and again: the system's error number.
+    Failed(i32),
 }
 
 /// What is done when a lock is granted or refused.

@@ -1,9 +1,12 @@
 //! Who holds a table, who waits, and who is next.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use super::{Answer, Class, Kind, Outside, Request, Taken};
+use super::{Answer, Class, Kind, Outside, Refused, Request, Taken};
+
+/// How long the lock outside is tried again and again where the attempt itself fails.
+const FAILS_AT_MOST: Duration = Duration::from_millis(1500);
 
 pub(super) struct Waiting {
     pub(super) request: Request,
@@ -43,6 +46,8 @@ pub(super) struct Fair {
     /// Whether [`Outside::wait`] has been asked and has not called yet.
     pub(super) waits: bool,
     pub(super) number: u64,
+    /// Since when attempts to take the lock outside fail, and how.
+    pub(super) failing: Option<(Instant, i32)>,
 }
 
 #[derive(Default)]
@@ -91,7 +96,14 @@ impl Fair {
         }
         let exclusive = request.kind == Kind::Exclusive;
         let taken = self.outside.lock(exclusive, &request.terms);
-        if taken != Taken::Busy {
+        self.failing = match taken {
+            Taken::Failed(errno) => {
+                let since = self.failing.map_or_else(Instant::now, |(since, _)| since);
+                Some((since, errno))
+            }
+            _ => None,
+        };
+        if !taken.is_pending() {
             self.number = self.outside.next_number(self.number);
         }
         taken
@@ -190,7 +202,7 @@ impl State {
         }
         self.apply(*request);
         let fair = self.fair.as_mut().filter(|_| !passes);
-        if fair.is_some_and(|fair| fair.admit(request) == Taken::Busy) {
+        if fair.is_some_and(|fair| fair.admit(request).is_pending()) {
             Step::BusyOutside
         } else {
             Step::Granted
@@ -240,7 +252,7 @@ impl State {
                 WayIn::Free => {
                     self.apply(waiting.request);
                     match self.fair.as_mut().map(|fair| fair.admit(&waiting.request)) {
-                        Some(Taken::Busy) => self.keep(waiting, true),
+                        Some(taken) if taken.is_pending() => self.keep(waiting, true),
                         _ => granted.push(waiting.answer),
                     }
                 }
@@ -275,7 +287,7 @@ impl State {
             let Some(fair) = &mut self.fair else {
                 break;
             };
-            if fair.admit(&waiting.request) == Taken::Busy {
+            if fair.admit(&waiting.request).is_pending() {
                 fair.pending.push_front(waiting);
                 break;
             }
@@ -314,6 +326,29 @@ impl State {
         let pending = self.fair.iter().flat_map(|fair| &fair.pending);
         let waiting = self.waiting.iter().chain(pending);
         waiting.map(|waiting| waiting.request.tid).collect()
+    }
+
+    /// What one is told who has it here, not outside, and does not wait.
+    pub(super) fn why_busy_outside(&self) -> Refused {
+        let failing = self.fair.as_ref().and_then(|fair| fair.failing);
+        failing.map_or(Refused::WouldBlock, |(_, errno)| Refused::Failed(errno))
+    }
+
+    /// Takes out those who have it here and wait for it outside, where that has failed for too long.
+    pub(super) fn take_failed(&mut self) -> Option<(Vec<Answer>, Refused)> {
+        let (since, errno) = self.fair.as_ref()?.failing?;
+        if since.elapsed() < FAILS_AT_MOST {
+            return None;
+        }
+        let pending: Vec<_> = self.pending().collect();
+        let failed = self.take_waiting(|waiting| {
+            let is_it = |pending: &Request| pending.is_of(&waiting.request);
+            pending.iter().any(is_it)
+        });
+        if let Some(fair) = &mut self.fair {
+            fair.failing = None; // Who asks next has a time of his own.
+        }
+        Some((failed, Refused::Failed(errno)))
     }
 
     /// Whether somebody has it here, and waits for it outside without anybody who would tell.
