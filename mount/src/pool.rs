@@ -1,10 +1,14 @@
 //! Threads that do what may take long, so that the thread that reads requests never does.
 //!
+//! Invariant: whoever leaves a job never does it. A few threads are started with the pool, so that this
+//! holds where no more can be had (a full pids cgroup, RLIMIT_NPROC).
+//!
 //! The queue needs no bound of its own: every job answers a request that the
 //! kernel has sent, or settles a handle that it has released, and it sends no
 //! more than there are waiting threads and `max_background` allows.
 
 use std::collections::VecDeque;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -12,6 +16,9 @@ use crate::engine::order::Job;
 
 /// How many jobs can wait for a slow disk at a time before others wait for them.
 const MOST_THREADS: usize = 256;
+
+/// How many threads there are from the start.
+const FEWEST_THREADS: usize = 4;
 
 #[derive(Default)]
 struct State {
@@ -29,7 +36,7 @@ struct Shared {
 }
 
 /// The threads; clones are the same pool.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Pool(Arc<Shared>);
 
 impl Shared {
@@ -40,6 +47,19 @@ impl Shared {
 }
 
 impl Pool {
+    /// A pool with its first threads.
+    ///
+    /// # Errors
+    /// They cannot be started.
+    pub fn start() -> io::Result<Pool> {
+        let pool = Pool(Arc::default());
+        for _ in 0..FEWEST_THREADS {
+            pool.0.lock().threads += 1;
+            pool.start_thread()?;
+        }
+        Ok(pool)
+    }
+
     /// Has `job` done by some thread, soon.
     pub fn spawn(&self, job: Job) {
         let mut state = self.0.lock();
@@ -49,28 +69,21 @@ impl Pool {
         } else if state.threads < MOST_THREADS {
             state.threads += 1;
             drop(state);
-            self.start();
+            if let Err(error) = self.start_thread() {
+                // One of the others does the job.
+                log::debug!("no further thread can be started: {error}");
+                self.0.lock().threads -= 1;
+                self.0.work.notify_one();
+            }
         }
     }
 
-    fn start(&self) {
+    fn start_thread(&self) -> io::Result<()> {
         let shared = self.0.clone();
-        let started = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name("worker".to_owned())
-            .spawn(move || work(&shared));
-        if let Err(error) = started {
-            log::warn!("no further thread can be started: {error}");
-            let mut state = self.0.lock();
-            state.threads -= 1;
-            if state.threads == 0 {
-                // Nobody else would ever do it.
-                while let Some(job) = state.jobs.pop_front() {
-                    drop(state);
-                    job();
-                    state = self.0.lock();
-                }
-            }
-        }
+            .spawn(move || work(&shared))
+            .map(drop)
     }
 
     /// Returns when nothing is queued or running.

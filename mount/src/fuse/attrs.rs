@@ -20,6 +20,7 @@ use super::attr;
 use super::errno::stale;
 use super::fs::Fs;
 use super::handles::Target;
+use super::leases::{Tried, is_leased};
 use super::opening::access;
 use super::outside::{NUMBER, RESERVED};
 use super::overtaken::is_overtaken;
@@ -176,13 +177,31 @@ impl Fs {
                 then(fs, fs.truncate(caller, &changed, len))
             });
         }
+        self.set_len_by_path(caller, node, len, None, then);
+    }
+
+    fn set_len_by_path(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: u64,
+        len: u64,
+        tried: Option<Tried>,
+        then: impl FnOnce(&Arc<Fs>, io::Result<()>) + Send + 'static,
+    ) {
         let claim = self.tree.nodes().slot(node).map(Claim::change);
+        let then: Box<dyn FnOnce(&Arc<Fs>, io::Result<()>) + Send> = Box::new(then);
         self.queue(claim.unwrap_or_default(), move |fs| {
             match fs.plan_len(caller, node, len) {
                 Ok(None) => then(fs, Ok(())),
                 Ok(Some(edit)) => fs.settling(edit, move |fs, edit| {
                     then(fs, fs.edit_len(caller, edit, len))
                 }),
+                Err(error) if is_leased(&error) => {
+                    fs.wait_for_lease(caller, tried, move |fs, go_on| match go_on {
+                        Ok(tried) => fs.set_len_by_path(caller, node, len, tried, then),
+                        Err(error) => then(fs, Err(error)),
+                    });
+                }
                 Err(error) => then(fs, Err(error)),
             }
         });
@@ -210,7 +229,7 @@ impl Fs {
         {
             // A file without a name.
             let path = path_of(pin.as_fd());
-            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+            let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
             let file = rustix::fs::open(path, flags, Mode::empty())?;
             return self.cut_in_place(caller, &file.into(), len).map(|()| None);
         }

@@ -22,9 +22,12 @@ use super::channel::{REMEMBERED as CHANNEL_TTL, is_channel};
 use super::errno::errno;
 use super::fs::{Entry, Fs, caller};
 use super::io::WriteHow;
+use super::leases::{Tried, is_leased};
 use super::locking::{Asked, of_refused};
 use super::names::NewMode;
-use crate::engine::locks::{Kind, Refused};
+use super::opening::may_wait;
+use super::watchdog::Kind;
+use crate::engine::locks::{Kind as LockKind, Refused};
 use crate::engine::order::Claim;
 use crate::engine::process::Caller;
 
@@ -121,10 +124,7 @@ impl Fs {
         now: bool,
         reply: ReplyOpen,
     ) {
-        let open = move |fs: &Arc<Fs>| match fs.open(caller, node, flags) {
-            Ok(opened) => reply.opened(FileHandle(opened.handle), opened.flags),
-            Err(error) => reply.error(errno(&error)),
-        };
+        let open = move |fs: &Arc<Fs>| fs.open_and_answer(caller, node, flags, None, reply);
         let (claim, long) = self
             .claim_of_open(node, flags)
             .unwrap_or_else(|_| (Claim::default(), false));
@@ -136,6 +136,38 @@ impl Fs {
                 draft.wait_until_settled(draft.closing_for());
                 fs.queue(claim, open);
             }),
+        }
+    }
+
+    /// Opens `node`; who meets a lease and may wait gets his answer later.
+    fn open_and_answer(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: u64,
+        flags: i32,
+        tried: Option<Tried>,
+        reply: ReplyOpen,
+    ) {
+        match self.open(caller, node, flags) {
+            Ok(opened) => reply.opened(FileHandle(opened.handle), opened.flags),
+            Err(error) if is_leased(&error) && may_wait(flags) => {
+                self.wait_for_lease(caller, tried, move |fs, go_on| match go_on {
+                    Ok(tried) => {
+                        let claim = fs.claim_of_open(node, flags);
+                        let (claim, _) = claim.unwrap_or_else(|_| (Claim::default(), false));
+                        fs.queue(claim, move |fs| {
+                            fs.open_and_answer(caller, node, flags, tried, reply);
+                        });
+                    }
+                    Err(error) => {
+                        fs.give_up_open(caller, node);
+                        let number = errno(&error);
+                        fs.settle_turn(caller, None, &Err(error));
+                        reply.error(number);
+                    }
+                });
+            }
+            Err(error) => reply.error(errno(&error)),
         }
     }
 }
@@ -180,6 +212,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _busy = self.0.reading.begin(Kind::Lookup, parent.0);
         if let Some(entry) = self.0.channel_entry(parent.0, name) {
             return send_entry(reply, entry);
         }
@@ -191,6 +224,7 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _request: &Request, node: INodeNo, count: u64) {
+        let _busy = self.0.reading.begin(Kind::Forget, node.0);
         self.0.forget(node.0, count);
     }
 
@@ -201,6 +235,7 @@ impl Filesystem for Adapter {
         handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
+        let _busy = self.0.reading.begin(Kind::Getattr, node.0);
         if is_channel(node.0) {
             return reply.attr(&CHANNEL_TTL, &self.0.channel_attr(node.0));
         }
@@ -234,6 +269,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let _busy = self.0.reading.begin(Kind::Setattr, node.0);
         if is_channel(node.0) {
             let unchanged = mode.is_none() && uid.is_none() && gid.is_none();
             return match unchanged {
@@ -270,6 +306,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
+        let _busy = self.0.reading.begin(Kind::Readlink, node.0);
         match self.0.readlink(node.0) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(&error)),
@@ -286,6 +323,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let _busy = self.0.reading.begin(Kind::Mknod, parent.0);
         let (caller, claim, name) = (caller(request), self.change(parent, name), name.to_owned());
         let new = NewMode { mode, umask };
         self.0.queue(claim, move |fs| {
@@ -302,6 +340,7 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        let _busy = self.0.reading.begin(Kind::Mkdir, parent.0);
         let (caller, claim, name) = (caller(request), self.change(parent, name), name.to_owned());
         let new = NewMode { mode, umask };
         self.0.queue(claim, move |fs| {
@@ -310,6 +349,7 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _busy = self.0.reading.begin(Kind::Unlink, parent.0);
         let (caller, claim, name) = (caller(request), self.change(parent, name), name.to_owned());
         self.0.queue(claim, move |fs| {
             send_empty(reply, fs.unlink(caller, parent.0, &name))
@@ -317,6 +357,7 @@ impl Filesystem for Adapter {
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _busy = self.0.reading.begin(Kind::Rmdir, parent.0);
         let (caller, name) = (caller(request), name.to_owned());
         let claim = self.change(parent, &name).and(self.inside(parent, &name));
         self.0.queue(claim, move |fs| {
@@ -332,6 +373,7 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        let _busy = self.0.reading.begin(Kind::Symlink, parent.0);
         let (caller, claim) = (caller(request), self.change(parent, name));
         let (name, target) = (name.to_owned(), target.to_owned());
         self.0.queue(claim, move |fs| {
@@ -349,6 +391,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.0.reading.begin(Kind::Rename, parent.0);
         let caller = caller(request);
         let claim = self
             .change(parent, name)
@@ -371,6 +414,7 @@ impl Filesystem for Adapter {
         name: &OsStr,
         reply: ReplyEntry,
     ) {
+        let _busy = self.0.reading.begin(Kind::Link, node.0);
         let caller = caller(request);
         let claim = self.change(parent, name);
         let claim = match self.0.tree.nodes().slot(node.0) {
@@ -384,6 +428,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _busy = self.0.reading.begin(Kind::Open, node.0);
         if is_channel(node.0) {
             let caller = caller(request);
             // What there is to report of salvage lies on the disk.
@@ -421,6 +466,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let _busy = self.0.reading.begin(Kind::Create, parent.0);
         let (caller, name) = (caller(request), name.to_owned());
         let claim = Ok(self.change(parent, &name));
         self.0.inline(claim, move |fs| {
@@ -451,6 +497,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _busy = self.0.reading.begin(Kind::Read, node.0);
         if is_channel(node.0) {
             return match self.0.channel.get(handle.0) {
                 Ok(conversation) => reply.data(&conversation.read(offset, size)),
@@ -491,6 +538,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let _busy = self.0.reading.begin(Kind::Write, node.0);
         if is_channel(node.0) {
             return self.0.write_channel(caller(request), handle.0, data, reply);
         }
@@ -525,6 +573,7 @@ impl Filesystem for Adapter {
         owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.0.reading.begin(Kind::Flush, node.0);
         if is_channel(node.0) {
             return send_empty(reply, self.0.channel.close(handle.0));
         }
@@ -547,6 +596,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.0.reading.begin(Kind::Release, node.0);
         if is_channel(node.0) {
             self.0.channel.release(handle.0);
             return reply.ok();
@@ -563,6 +613,7 @@ impl Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.0.reading.begin(Kind::Fsync, node.0);
         if is_channel(node.0) {
             return reply.ok();
         }
@@ -575,6 +626,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _busy = self.0.reading.begin(Kind::Opendir, node.0);
         if is_channel(node.0) {
             return match self.0.open_channel(caller(request), node.0, 0) {
                 Ok(opened) => reply.opened(FileHandle(opened.handle), FopenFlags::empty()),
@@ -595,6 +647,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        let _busy = self.0.reading.begin(Kind::Readdir, node.0);
         if is_channel(node.0) {
             let mut names = Fs::channel_names(offset);
             while let Some((name, number, kind, next)) = names.next()
@@ -619,6 +672,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let _busy = self.0.reading.begin(Kind::Readdirplus, node.0);
         if is_channel(node.0) {
             for (name, number, _, next) in Fs::channel_names(offset) {
                 let seen = self.0.channel_attr(number);
@@ -646,6 +700,7 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.0.reading.begin(Kind::Releasedir, node.0);
         if is_channel(node.0) {
             self.0.channel.release(handle.0);
             return reply.ok();
@@ -662,13 +717,15 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.0.reading.begin(Kind::Fsyncdir, node.0);
         let claim = self.0.look(node.0).unwrap_or_default();
         self.0
             .queue(claim, move |fs| send_empty(reply, fs.fsyncdir(node.0)));
     }
 
-    fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
-        match self.0.statfs() {
+    fn statfs(&self, _request: &Request, node: INodeNo, reply: ReplyStatfs) {
+        let _busy = self.0.reading.begin(Kind::Statfs, node.0);
+        self.0.aside(move |fs| match fs.statfs() {
             Ok(vfs) => reply.statfs(
                 vfs.f_blocks,
                 vfs.f_bfree,
@@ -680,7 +737,7 @@ impl Filesystem for Adapter {
                 vfs.f_frsize as u32,
             ),
             Err(error) => reply.error(errno(&error)),
-        }
+        });
     }
 
     fn setxattr(
@@ -693,6 +750,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.0.reading.begin(Kind::Setxattr, node.0);
         let (caller, name, value) = (caller(request), name.to_owned(), value.to_vec());
         let claim = self.0.look(node.0).unwrap_or_default();
         self.0.queue(claim, move |fs| {
@@ -708,6 +766,7 @@ impl Filesystem for Adapter {
         size: u32,
         reply: ReplyXattr,
     ) {
+        let _busy = self.0.reading.begin(Kind::Getxattr, node.0);
         if is_channel(node.0) {
             return reply.error(Errno::ENODATA);
         }
@@ -721,6 +780,7 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        let _busy = self.0.reading.begin(Kind::Listxattr, node.0);
         if is_channel(node.0) {
             return send_xattr(reply, size, Ok((0, Vec::new())));
         }
@@ -732,6 +792,7 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _busy = self.0.reading.begin(Kind::Removexattr, node.0);
         let (caller, name) = (caller(request), name.to_owned());
         let claim = self.0.look(node.0).unwrap_or_default();
         self.0.queue(claim, move |fs| {
@@ -742,7 +803,7 @@ impl Filesystem for Adapter {
     fn getlk(
         &self,
         request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         owner: LockOwner,
         start: u64,
@@ -751,6 +812,7 @@ impl Filesystem for Adapter {
         pid: u32,
         reply: ReplyLock,
     ) {
+        let _busy = self.0.reading.begin(Kind::Getlk, node.0);
         let asked = Asked {
             handle: handle.0,
             owner: owner.0,
@@ -764,7 +826,7 @@ impl Filesystem for Adapter {
         match self.0.getlk(asked) {
             Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
             Ok(Some(held)) => {
-                let typ = if held.kind == Kind::Shared {
+                let typ = if held.kind == LockKind::Shared {
                     libc::F_RDLCK
                 } else {
                     libc::F_WRLCK
@@ -778,7 +840,7 @@ impl Filesystem for Adapter {
     fn setlk(
         &self,
         request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         owner: LockOwner,
         start: u64,
@@ -788,6 +850,7 @@ impl Filesystem for Adapter {
         sleep: bool,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.0.reading.begin(Kind::Setlk, node.0);
         let asked = Asked {
             handle: handle.0,
             owner: owner.0,
@@ -804,13 +867,14 @@ impl Filesystem for Adapter {
     fn fallocate(
         &self,
         request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.0.reading.begin(Kind::Fallocate, node.0);
         let caller = caller(request);
         match self.0.file_handle(handle.0) {
             Ok(handle) => {
@@ -827,26 +891,29 @@ impl Filesystem for Adapter {
     fn lseek(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
-        match self
-            .0
-            .file_handle(handle.0)
-            .and_then(|handle| self.0.lseek(&handle, offset, whence))
-        {
-            Ok(offset) => reply.offset(offset),
-            Err(error) => reply.error(errno(&error)),
-        }
+        let _busy = self.0.reading.begin(Kind::Lseek, node.0);
+        let handle = match self.0.file_handle(handle.0) {
+            Ok(handle) => handle,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        // It can wait for whoever writes the file.
+        self.0
+            .aside(move |fs| match fs.lseek(&handle, offset, whence) {
+                Ok(offset) => reply.offset(offset),
+                Err(error) => reply.error(errno(&error)),
+            });
     }
 
     fn copy_file_range(
         &self,
         request: &Request,
-        _from: INodeNo,
+        from: INodeNo,
         from_handle: FileHandle,
         from_offset: u64,
         _to: INodeNo,
@@ -856,6 +923,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let _busy = self.0.reading.begin(Kind::CopyFileRange, from.0);
         let caller = caller(request);
         let both = self
             .0
@@ -876,7 +944,7 @@ impl Filesystem for Adapter {
     fn ioctl(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         _handle: FileHandle,
         _flags: fuser::IoctlFlags,
         _command: u32,
@@ -884,6 +952,7 @@ impl Filesystem for Adapter {
         _size: u32,
         reply: fuser::ReplyIoctl,
     ) {
+        let _busy = self.0.reading.begin(Kind::Ioctl, node.0);
         reply.error(Errno::ENOTTY);
     }
 }

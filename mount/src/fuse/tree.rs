@@ -409,7 +409,7 @@ impl Tree {
     /// Opens a version that is no longer published, while it is kept.
     pub fn open_superseded(&self, node: u64, flags: OFlags) -> Option<File> {
         let found = self.superseded(node)?;
-        let flags = flags | OFlags::CLOEXEC;
+        let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let opened = rustix::fs::open(path_of(found.as_fd()), flags, Mode::empty());
         opened.ok().map(File::from)
     }

@@ -192,7 +192,13 @@ impl Fs {
         };
         match change {
             Shown::Replaced(Some(old)) => self.notices.invalidate_attributes(old),
-            Shown::InPlace(Some(node)) => self.notices.invalidate(node),
+            Shown::InPlace(Some(node)) => {
+                if let Ok(Some(stat)) = target.stat() {
+                    self.tree.nodes().content_changed(node, None, &stat);
+                }
+                self.notices.invalidate_attributes(node);
+                self.notices.invalidate(node); // For mappings; nobody waits for that.
+            }
             _ => {}
         }
         let (fs, until) = (self.clone(), Instant::now() + wait);
