@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::harness::{mount_only, same};
+use crate::harness::{Plain, Setup, Who, mount_only, run, same};
 
 same!(
     /// Data that are read around the cache into a mapping of another file of the same mount, which is
@@ -156,32 +156,40 @@ def daemon():
     return next(pid for pid in daemons() if serves(pid))
 "#;
 
-mount_only!(
-    /// The process of the mount can start no further thread: everything goes on, and faster again later.
-    no_further_thread,
-    |m| {
-        m.py_within(
-            Duration::from_secs(120),
-            &format!(
-                "{DAEMON}{}",
-                r#"
+/// The process of the mount can start no further thread: everything goes on.
+fn no_further_thread(who: Who, setup: &Setup) {
+    run(who, setup, Plain::DoesNotApply, |m| {
+        let pids = format!("PIDS = '{PIDS}'\n");
+        let limit = Duration::from_secs(120);
+        m.py_within(limit, &format!("{DAEMON}{pids}{NO_FURTHER_THREAD}"));
+    });
+}
+
+/// The cgroup that limits numbers of threads is found here.
+const PIDS: &str = "/sys/fs/cgroup/pids";
+
+#[test]
+fn no_further_thread_in_a_full_cgroup() {
+    no_further_thread(Who::Root, &Setup::needs(&[PIDS]));
+}
+
+#[test]
+fn no_further_thread_of_the_user() {
+    no_further_thread(Who::User, &Setup::default());
+}
+
+const NO_FURTHER_THREAD: &str = r#"
 import resource
 pid = daemon()
 if os.geteuid() == 0:
-    group = "/sys/fs/cgroup/pids" if os.path.isdir("/sys/fs/cgroup/pids") else "/sys/fs/cgroup"
-    group += f"/polystore-test-{pid}"
+    group = f"{PIDS}/polystore-test-{pid}"
     os.mkdir(group)
-    if not os.path.exists(group + "/pids.max"):
-        os.rmdir(group)
-        print("skipped: no pids controller")
-        sys.exit()
     def limit(on):
-        where = group if on else os.path.dirname(group)
         if on:
             write(group + "/cgroup.procs", str(pid))
             write(group + "/pids.max", read(group + "/pids.current").strip())
         else:
-            write(where + "/cgroup.procs", str(pid))
+            write(PIDS + "/cgroup.procs", str(pid))
             until(lambda: not read(group + "/cgroup.procs"), "an empty cgroup")
             os.rmdir(group)
 else:
@@ -223,11 +231,7 @@ try:
 finally:
     limit(False)
 Worker(works, 9).done()
-"#
-            ),
-        );
-    }
-);
+"#;
 
 mount_only!(
     /// The lock file of a document cannot be opened for want of descriptors: an error in time, not a hang.
@@ -268,19 +272,20 @@ for n in range(3):
     }
 );
 
-mount_only!(
-    /// The process of the mount is killed while something keeps its connection open, as a thread does that
-    /// waits in the kernel for an answer of its own process: programs get an error all the same.
-    the_connection_ends_with_the_process,
-    |m| {
-        m.py_within(
-            Duration::from_secs(60),
-            &format!(
-                "{DAEMON}{}",
-                r#"
+/// The process of the mount is killed while something keeps its connection open, as a thread does that
+/// waits in the kernel for an answer of its own process: programs get an error all the same. An ordinary user
+/// can end a connection only where fusectl is mounted.
+#[test]
+fn the_connection_ends_with_the_process() {
+    run(Who::Root, &Setup::default(), Plain::DoesNotApply, |m| {
+        m.py_within(Duration::from_secs(60), &format!("{DAEMON}{KEPT_OPEN}"));
+        m.kill_mount();
+        m.start();
+    });
+}
+
+const KEPT_OPEN: &str = r#"
 pid = daemon()
-if os.geteuid() != 0:
-    sys.exit()  # Without fusectl only root can end a connection.
 guard = [other for other in daemons() if other != pid]
 equal(len(guard), 1, "guards")
 fuse = next(int(fd) for fd in os.listdir(f"/proc/{pid}/fd") if os.readlink(f"/proc/{pid}/fd/{fd}") == "/dev/fuse")
@@ -301,16 +306,7 @@ for n in range(3):
     asking.done()
 until(lambda: not os.path.exists(f"/proc/{guard[0]}"), "the guard's end", 5)
 os.close(kept)
-"#
-            ),
-        );
-        if !rustix::process::geteuid().is_root() {
-            return;
-        }
-        m.kill_mount();
-        m.start();
-    }
-);
+"#;
 
 /// Thaws a file system when it is dropped.
 struct Frozen<'a>(&'a Path);
