@@ -18,7 +18,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use polystore::disk::{Disk, FileId};
@@ -26,6 +26,7 @@ use polystore::disk::{Disk, FileId};
 use super::credentials::Credentials;
 use super::process::{Image, Moment, Process};
 use super::slot::{Place, Published};
+use crate::shares::Share;
 
 /// Where a draft is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +128,7 @@ pub struct Draft<D: Disk> {
     pub base: Published,
     /// When it was opened.
     pub opened: Instant,
+    share: OnceLock<Share>,
     written: AtomicBool,
     dirty: AtomicBool,
     high_water: AtomicU64,
@@ -189,6 +191,7 @@ impl<D: Disk> Draft<D> {
             who: new.who,
             base: new.base,
             opened: Instant::now(),
+            share: OnceLock::new(),
             written: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
             high_water: AtomicU64::new(0),
@@ -208,6 +211,11 @@ impl<D: Disk> Draft<D> {
             }),
             settled: Condvar::new(),
         }
+    }
+
+    /// `share` is what it takes of what its user may have. The first one is kept as long as the draft is.
+    pub fn counts_as(&self, share: Share) {
+        drop(self.share.set(share)); // Who joins it takes no more.
     }
 
     /// What changes. Never held while the disk is asked for anything that can wait.

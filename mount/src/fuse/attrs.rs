@@ -31,6 +31,9 @@ use crate::engine::opening::Plan;
 use crate::engine::order::Claim;
 use crate::engine::process::{Caller, Processes};
 
+/// What is done when a length was changed, or could not be.
+type Then = Box<dyn FnOnce(&Arc<Fs>, io::Result<()>) + Send>;
+
 /// What SETATTR asks for, but for the length.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Change {
@@ -189,7 +192,7 @@ impl Fs {
         then: impl FnOnce(&Arc<Fs>, io::Result<()>) + Send + 'static,
     ) {
         let claim = self.tree.nodes().slot(node).map(Claim::change);
-        let then: Box<dyn FnOnce(&Arc<Fs>, io::Result<()>) + Send> = Box::new(then);
+        let then: Then = Box::new(then);
         self.queue(claim.unwrap_or_default(), move |fs| {
             match fs.plan_len(caller, node, len) {
                 Ok(None) => then(fs, Ok(())),

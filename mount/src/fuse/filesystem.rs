@@ -28,8 +28,10 @@ use super::names::NewMode;
 use super::opening::may_wait;
 use super::watchdog::Kind;
 use crate::engine::locks::{Kind as LockKind, Refused};
-use crate::engine::order::Claim;
+use crate::engine::order::{Claim, User};
 use crate::engine::process::Caller;
+use crate::pool::working_for;
+use crate::shares::NOBODY;
 
 /// Biggest write request. Bigger ones save nothing that could be measured.
 const MAX_WRITE: u32 = 1 << 20;
@@ -86,6 +88,16 @@ fn appends_now(flags: OpenFlags) -> bool {
 }
 
 impl Adapter {
+    /// For whom a request of `handle` is to be done: it may come from nobody, when the kernel writes pages
+    /// of a mapping, or releases what was open.
+    fn user(&self, request: &Request, handle: FileHandle) -> User {
+        let opener = || Some(self.0.handles.get(handle.0)?.user.uid);
+        match request.pid() {
+            0 => opener().unwrap_or(NOBODY),
+            _ => request.uid(),
+        }
+    }
+
     /// The claim of changing `name` in `parent`.
     fn change(&self, parent: INodeNo, name: &OsStr) -> Claim {
         self.0
@@ -213,6 +225,7 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let _busy = self.0.reading.begin(Kind::Lookup, parent.0);
+        let _working = working_for(request.uid());
         if let Some(entry) = self.0.channel_entry(parent.0, name) {
             return send_entry(reply, entry);
         }
@@ -236,6 +249,7 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let _busy = self.0.reading.begin(Kind::Getattr, node.0);
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             return reply.attr(&CHANNEL_TTL, &self.0.channel_attr(node.0));
         }
@@ -270,6 +284,7 @@ impl Filesystem for Adapter {
         reply: ReplyAttr,
     ) {
         let _busy = self.0.reading.begin(Kind::Setattr, node.0);
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             let unchanged = mode.is_none() && uid.is_none() && gid.is_none();
             return match unchanged {
@@ -324,6 +339,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let _busy = self.0.reading.begin(Kind::Mknod, parent.0);
+        let _working = working_for(request.uid());
         let (caller, claim, name) = (caller(request), self.change(parent, name), name.to_owned());
         let new = NewMode { mode, umask };
         self.0.queue(claim, move |fs| {
@@ -341,6 +357,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let _busy = self.0.reading.begin(Kind::Mkdir, parent.0);
+        let _working = working_for(request.uid());
         let (caller, claim, name) = (caller(request), self.change(parent, name), name.to_owned());
         let new = NewMode { mode, umask };
         self.0.queue(claim, move |fs| {
@@ -350,6 +367,7 @@ impl Filesystem for Adapter {
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let _busy = self.0.reading.begin(Kind::Unlink, parent.0);
+        let _working = working_for(request.uid());
         let (caller, claim, name) = (caller(request), self.change(parent, name), name.to_owned());
         self.0.queue(claim, move |fs| {
             send_empty(reply, fs.unlink(caller, parent.0, &name))
@@ -358,6 +376,7 @@ impl Filesystem for Adapter {
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let _busy = self.0.reading.begin(Kind::Rmdir, parent.0);
+        let _working = working_for(request.uid());
         let (caller, name) = (caller(request), name.to_owned());
         let claim = self.change(parent, &name).and(self.inside(parent, &name));
         self.0.queue(claim, move |fs| {
@@ -374,6 +393,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let _busy = self.0.reading.begin(Kind::Symlink, parent.0);
+        let _working = working_for(request.uid());
         let (caller, claim) = (caller(request), self.change(parent, name));
         let (name, target) = (name.to_owned(), target.to_owned());
         self.0.queue(claim, move |fs| {
@@ -392,6 +412,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let _busy = self.0.reading.begin(Kind::Rename, parent.0);
+        let _working = working_for(request.uid());
         let caller = caller(request);
         let claim = self
             .change(parent, name)
@@ -415,6 +436,7 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let _busy = self.0.reading.begin(Kind::Link, node.0);
+        let _working = working_for(request.uid());
         let caller = caller(request);
         let claim = self.change(parent, name);
         let claim = match self.0.tree.nodes().slot(node.0) {
@@ -429,6 +451,7 @@ impl Filesystem for Adapter {
 
     fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let _busy = self.0.reading.begin(Kind::Open, node.0);
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             let caller = caller(request);
             // What there is to report of salvage lies on the disk.
@@ -446,11 +469,15 @@ impl Filesystem for Adapter {
         };
         let wait = self.0.patience(&ask);
         let (node, flags) = (node.0, flags.0);
-        let go = move |fs: &Arc<Fs>, came: Result<bool, Refused>| match came {
-            Ok(at_once) => fs.open_in_order(caller, node, flags, at_once, reply),
-            Err(refused) => {
-                fs.give_up_open(caller, node);
-                reply.error(of_refused(refused));
+        let go = move |fs: &Arc<Fs>, came: Result<bool, Refused>| {
+            // Whoever has let him in may be another.
+            let _working = working_for(caller.uid);
+            match came {
+                Ok(at_once) => fs.open_in_order(caller, node, flags, at_once, reply),
+                Err(refused) => {
+                    fs.give_up_open(caller, node);
+                    reply.error(of_refused(refused));
+                }
             }
         };
         self.0.with_turn(caller, &ask, wait, Box::new(go));
@@ -467,6 +494,7 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let _busy = self.0.reading.begin(Kind::Create, parent.0);
+        let _working = working_for(request.uid());
         let (caller, name) = (caller(request), name.to_owned());
         let claim = Ok(self.change(parent, &name));
         self.0.inline(claim, move |fs| {
@@ -498,6 +526,7 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         let _busy = self.0.reading.begin(Kind::Read, node.0);
+        let _working = working_for(self.user(request, handle));
         if is_channel(node.0) {
             return match self.0.read_channel(caller(request), handle.0, offset, size) {
                 Ok(data) => reply.data(&data),
@@ -539,6 +568,7 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let _busy = self.0.reading.begin(Kind::Write, node.0);
+        let _working = working_for(self.user(request, handle));
         if is_channel(node.0) {
             return self.0.write_channel(caller(request), handle.0, data, reply);
         }
@@ -574,6 +604,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let _busy = self.0.reading.begin(Kind::Flush, node.0);
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             return send_empty(reply, self.0.channel.close(handle.0));
         }
@@ -588,7 +619,7 @@ impl Filesystem for Adapter {
 
     fn release(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
@@ -597,6 +628,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let _busy = self.0.reading.begin(Kind::Release, node.0);
+        let _working = working_for(self.user(request, handle));
         if is_channel(node.0) {
             self.0.channel.release(handle.0);
             return reply.ok();
@@ -607,13 +639,14 @@ impl Filesystem for Adapter {
 
     fn fsync(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         handle: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
     ) {
         let _busy = self.0.reading.begin(Kind::Fsync, node.0);
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             return reply.ok();
         }
@@ -627,6 +660,7 @@ impl Filesystem for Adapter {
 
     fn opendir(&self, request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         let _busy = self.0.reading.begin(Kind::Opendir, node.0);
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             return match self.0.open_channel(caller(request), node.0, 0) {
                 Ok(opened) => reply.opened(FileHandle(opened.handle), FopenFlags::empty()),
@@ -641,13 +675,14 @@ impl Filesystem for Adapter {
 
     fn readdir(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
         let _busy = self.0.reading.begin(Kind::Readdir, node.0);
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             let mut names = Fs::channel_names(offset);
             while let Some((name, number, kind, next)) = names.next()
@@ -673,6 +708,7 @@ impl Filesystem for Adapter {
         mut reply: ReplyDirectoryPlus,
     ) {
         let _busy = self.0.reading.begin(Kind::Readdirplus, node.0);
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             for (name, number, _, next) in Fs::channel_names(offset) {
                 let seen = self.0.channel_attr(number);
@@ -694,13 +730,14 @@ impl Filesystem for Adapter {
 
     fn releasedir(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
         let _busy = self.0.reading.begin(Kind::Releasedir, node.0);
+        let _working = working_for(self.user(request, handle));
         if is_channel(node.0) {
             self.0.channel.release(handle.0);
             return reply.ok();
@@ -711,13 +748,14 @@ impl Filesystem for Adapter {
 
     fn fsyncdir(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         _handle: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
         let _busy = self.0.reading.begin(Kind::Fsyncdir, node.0);
+        let _working = working_for(request.uid());
         let claim = self.0.look(node.0).unwrap_or_default();
         self.0
             .queue(claim, move |fs| send_empty(reply, fs.fsyncdir(node.0)));
@@ -751,6 +789,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let _busy = self.0.reading.begin(Kind::Setxattr, node.0);
+        let _working = working_for(request.uid());
         let (caller, name, value) = (caller(request), name.to_owned(), value.to_vec());
         let claim = self.0.look(node.0).unwrap_or_default();
         self.0.queue(claim, move |fs| {
@@ -767,6 +806,7 @@ impl Filesystem for Adapter {
         reply: ReplyXattr,
     ) {
         let _busy = self.0.reading.begin(Kind::Getxattr, node.0);
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             return reply.error(Errno::ENODATA);
         }
@@ -781,6 +821,7 @@ impl Filesystem for Adapter {
 
     fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
         let _busy = self.0.reading.begin(Kind::Listxattr, node.0);
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             return send_xattr(reply, size, Ok((0, Vec::new())));
         }
@@ -793,6 +834,7 @@ impl Filesystem for Adapter {
 
     fn removexattr(&self, request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let _busy = self.0.reading.begin(Kind::Removexattr, node.0);
+        let _working = working_for(request.uid());
         let (caller, name) = (caller(request), name.to_owned());
         let claim = self.0.look(node.0).unwrap_or_default();
         self.0.queue(claim, move |fs| {
@@ -813,6 +855,7 @@ impl Filesystem for Adapter {
         reply: ReplyLock,
     ) {
         let _busy = self.0.reading.begin(Kind::Getlk, node.0);
+        let _working = working_for(request.uid());
         let asked = Asked {
             handle: handle.0,
             owner: owner.0,
@@ -851,6 +894,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let _busy = self.0.reading.begin(Kind::Setlk, node.0);
+        let _working = working_for(request.uid());
         let asked = Asked {
             handle: handle.0,
             owner: owner.0,
@@ -875,6 +919,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let _busy = self.0.reading.begin(Kind::Fallocate, node.0);
+        let _working = working_for(request.uid());
         let caller = caller(request);
         match self.0.file_handle(handle.0) {
             Ok(handle) => {
@@ -890,7 +935,7 @@ impl Filesystem for Adapter {
 
     fn lseek(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         handle: FileHandle,
         offset: i64,
@@ -898,6 +943,7 @@ impl Filesystem for Adapter {
         reply: ReplyLseek,
     ) {
         let _busy = self.0.reading.begin(Kind::Lseek, node.0);
+        let _working = working_for(request.uid());
         let handle = match self.0.file_handle(handle.0) {
             Ok(handle) => handle,
             Err(error) => return reply.error(errno(&error)),
@@ -924,6 +970,7 @@ impl Filesystem for Adapter {
         reply: ReplyWrite,
     ) {
         let _busy = self.0.reading.begin(Kind::CopyFileRange, from.0);
+        let _working = working_for(request.uid());
         let caller = caller(request);
         let both = self
             .0

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use super::fs::Fs;
 use crate::engine::process::{Caller, Processes};
+use crate::pool::working_for;
 
 /// How many requests wait at most.
 const MOST_PARKED: usize = 2048;
@@ -172,6 +173,7 @@ impl Fs {
                 retry,
                 ..
             } = parked;
+            let _working = working_for(caller.uid);
             self.aside(move |fs| {
                 let go_on = if caller.tid != 0 && fs.engine.processes.signalled(caller.tid) {
                     Err(io::ErrorKind::Interrupted.into())

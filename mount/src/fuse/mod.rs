@@ -25,6 +25,7 @@ mod opening;
 mod outside;
 mod overtaken;
 mod proc;
+mod quota;
 mod redirect;
 mod ticker;
 mod told;
@@ -50,9 +51,11 @@ use crate::engine::salvage::Salvage;
 use crate::engine::staging::{self, Session as Staging};
 use crate::engine::{Engine, Settings};
 use crate::pool::Pool;
+use crate::shares::Shares;
 use attach::Attach;
 use filesystem::Adapter;
 use fs::Fs;
+use limits::Limits;
 use proc::ProcFs;
 use ticker::Ticker;
 use tree::{Dir, Tree};
@@ -140,8 +143,8 @@ pub fn mount(
     let turns = Turns::new(&options.turns, options.default_turns).map_err(|text| {
         failed(&options.data, "--turns")(Error::new(std::io::ErrorKind::InvalidInput, text))
     })?;
-    limits::prepare();
-    let fs = new_fs(data, (direct, turns), &options)
+    let limits = limits::prepare();
+    let fs = new_fs(data, (direct, turns), &options, &limits)
         .map_err(failed(&options.data, "cannot be served"))?;
     // What is created gets the modes that callers ask for, less their own umasks.
     rustix::process::umask(rustix::fs::Mode::empty());
@@ -173,9 +176,10 @@ fn new_fs(
     data: OwnedFd,
     (direct, turns): (Direct, Turns),
     options: &MountOptions,
+    limits: &Limits,
 ) -> Result<Arc<Fs>, Error> {
     let disk = Arc::new(SystemDisk);
-    let tree = Tree::new(Dir::from(data))?;
+    let tree = Tree::new(Dir::from(data), limits)?;
     let staging = if options.read_only {
         None
     } else {
@@ -205,12 +209,12 @@ fn new_fs(
     if let Some(salvage) = &salvage {
         salvage.purge();
     }
-    let pool = Pool::start()?;
+    let uid = rustix::process::geteuid().as_raw();
+    let pool = Pool::start(limits.threads, uid, !options.allow_other)?;
     let spawn: Spawn = {
         let pool = pool.clone();
-        Arc::new(move |job| pool.spawn(job))
+        Arc::new(move |user, job| pool.spawn(user, job))
     };
-    let uid = rustix::process::geteuid().as_raw();
     let settings = Settings {
         durability: options.durability,
         direct,
@@ -224,6 +228,7 @@ fn new_fs(
         pool,
         locks: Default::default(),
         handles: Default::default(),
+        descriptors: Shares::new(limits.shares(uid, !options.allow_other)),
         promises: Default::default(),
         second_looks: Default::default(),
         turns: turns::Turns::new(options.lock_timeout),

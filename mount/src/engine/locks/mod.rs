@@ -144,6 +144,10 @@ pub enum Refused {
     TimedOut,
     /// The lock outside could not be tried, again and again: the system's error number.
     Failed(i32),
+    /// Too many wait already, for this user.
+    TooManyWait,
+    /// Too much is open already, for this user.
+    NoDescriptors,
 }
 
 /// What is done when a lock is granted or refused.

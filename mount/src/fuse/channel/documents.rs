@@ -130,6 +130,11 @@ fn refused(target: &Target, why: Refused) -> ControlError {
         ),
         Refused::TimedOut => (Code::TimedOut, "the turn did not come in time"),
         Refused::Failed(number) => (Code::System(number), "its lock file cannot be locked"),
+        Refused::TooManyWait => (Code::Busy, "too many of this user wait for turns already"),
+        Refused::NoDescriptors => (
+            Code::System(libc::EMFILE),
+            "this user has too many files open already",
+        ),
     };
     target.explain(ControlError::new(code, text))
 }
