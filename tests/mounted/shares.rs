@@ -108,6 +108,63 @@ fn what_one_user_has_open_leaves_descriptors_to_others() {
     });
 }
 
+/// The file system of DATA stands still, that of DATA/quick does not.
+const FROZEN: &str = r#"
+FIFREEZE, FITHAW = 0xC0045877, 0xC0045878
+WRITERS = 300
+def thaw(line):
+    """In a process of its own: it thaws when this one is done, or dead."""
+    fd = os.open(DATA, os.O_RDONLY | os.O_DIRECTORY)
+    line.say("here")
+    fcntl.ioctl(fd, FIFREEZE, 0)
+    line.say("frozen")
+    try:
+        line.hear()
+    except EOFError:
+        pass
+    fcntl.ioctl(fd, FITHAW, 0)
+subprocess.run(["mount", "-t", "tmpfs", "tmpfs", f"{DATA}/quick"], check=True)
+os.chmod(f"{DATA}/quick", 0o777)
+os.mkdir("a")
+os.chown("a", A, A)
+a, b, root = user(A), user(B), Peer()
+a(f"files = [open(f'a/{{n}}.log', 'ab', 0) for n in range({WRITERS})]")
+freezer = Worker(thaw)
+equal(freezer.hear(), "here")
+equal(freezer.hear(), "frozen")
+a("threads = [threading.Thread(target=file.write, args=(b'written',)) for file in files]\nfor thread in threads: thread.start()")
+time.sleep(1)
+equal(a("sum(thread.is_alive() for thread in threads)"), WRITERS, "they are held up")
+SMALL = """
+write("quick/%s", "one")
+with open("quick/%s", "r+") as f:
+    f.write("two")
+os.rename("quick/%s", "quick/%s-renamed")
+equal(read("quick/%s-renamed"), b"two")
+status()
+"""
+for peer, name in ((b, "b"), (root, "root")):
+    for n in range(10):
+        _, took = quickly(peer, SMALL.replace("%s", f"{name}-{n}"), 10)
+equal(a("sum(thread.is_alive() for thread in threads)"), WRITERS, "they still are")
+freezer.say("enough")
+freezer.done()
+a("for thread in threads: thread.join()")
+a("for file in files: file.close()")
+for n in range(WRITERS):
+    equal(read(f"a/{n}.log"), b"written")
+del a, b, root
+"#;
+
+#[test]
+fn what_one_user_waits_for_holds_up_nobody_else() {
+    let setup = Setup::on_image("ext4", 64).for_all_users();
+    run(Who::Root, &setup, Plain::DoesNotApply, |m| {
+        std::fs::create_dir(m.data().join("quick")).expect("make a directory");
+        with_mount(m, FROZEN);
+    });
+}
+
 mount_only!(
     /// A user with a mount of his own may have all but what it needs to finish what he has begun.
     whoever_is_alone_leaves_the_mount_what_it_needs,

@@ -27,6 +27,7 @@ mod overtaken;
 mod proc;
 mod quota;
 mod redirect;
+mod rights;
 mod ticker;
 mod told;
 mod tree;
@@ -36,7 +37,7 @@ mod writes;
 
 use std::fmt;
 use std::io::Error;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -44,7 +45,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fuser::{Config, Session, SessionACL};
 use polystore::Durability;
 use polystore::disk::SystemDisk;
+use rustix::fs::{Access, AtFlags};
 
+use crate::engine::locks::Locks;
 use crate::engine::order::{Order, Spawn};
 use crate::engine::policy::{Direct, Turns};
 use crate::engine::salvage::Salvage;
@@ -120,13 +123,15 @@ pub struct Mounted {
     watchdog: Option<Watchdog>,
 }
 
-/// Mounts the directory `data`, which was opened before anything was mounted over it, at `mountpoint`.
+/// Mounts the directory `data`, which was opened before anything was mounted over it, over the directory that is
+/// open as `mountpoint`; `shown` is its path, for messages.
 ///
 /// # Errors
 /// What could not be done, with its path and the system's reason.
 pub fn mount(
     data: OwnedFd,
-    mountpoint: &Path,
+    mountpoint: BorrowedFd<'_>,
+    shown: &Path,
     options: MountOptions,
 ) -> Result<Mounted, MountError> {
     let failed = |path: &Path, doing: &'static str| {
@@ -144,10 +149,10 @@ pub fn mount(
         failed(&options.data, "--turns")(Error::new(std::io::ErrorKind::InvalidInput, text))
     })?;
     let limits = limits::prepare();
-    let fs = new_fs(data, (direct, turns), &options, &limits)
-        .map_err(failed(&options.data, "cannot be served"))?;
     // What is created gets the modes that callers ask for, less their own umasks.
     rustix::process::umask(rustix::fs::Mode::empty());
+    let fs = new_fs(data, (direct, turns), &options, &limits)
+        .map_err(failed(&options.data, "cannot be served"))?;
     let how = Attach {
         source: options.data.as_os_str(),
         read_only: options.read_only,
@@ -167,7 +172,7 @@ pub fn mount(
         }),
         Err(error) => {
             fs.end_staging();
-            Err(failed(mountpoint, "cannot be mounted")(error))
+            Err(failed(shown, "cannot be mounted")(error))
         }
     }
 }
@@ -183,7 +188,7 @@ fn new_fs(
     let staging = if options.read_only {
         None
     } else {
-        start_staging(&disk, &tree, options)
+        start_staging(&disk, &tree, options)?
     };
     let salvage = staging
         .as_ref()
@@ -226,7 +231,7 @@ fn new_fs(
         engine: Engine::new(disk, ProcFs, settings, staging, salvage),
         order: Order::new(spawn),
         pool,
-        locks: Default::default(),
+        locks: Arc::new(Locks::new(uid, !options.allow_other)),
         handles: Default::default(),
         descriptors: Shares::new(limits.shares(uid, !options.allow_other)),
         promises: Default::default(),
@@ -247,21 +252,29 @@ fn start_staging(
     disk: &Arc<SystemDisk>,
     tree: &Tree,
     options: &MountOptions,
-) -> Option<Staging<SystemDisk>> {
+) -> Result<Option<Staging<SystemDisk>>, Error> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_nanos());
     let id = format!("{:x}-{:x}", now, std::process::id());
-    match Staging::start(disk, tree.root(), &id) {
-        Ok(staging) => Some(staging),
+    let user = rustix::process::geteuid().as_raw();
+    match Staging::start(disk, tree.root(), &id, user) {
+        Ok(staging) => Ok(Some(staging)),
+        // Where this user cannot write, it is no wonder that it is another's.
+        Err(error) if staging::is_foreign(&error) && may_write(tree.root()) => Err(error),
         Err(error) => {
             log::warn!(
                 "{}: no staging there ({error}): drafts are staged beside their files, and dropped ones are not kept",
                 options.data.display()
             );
-            None
+            Ok(None)
         }
     }
+}
+
+fn may_write(dir: &Dir) -> bool {
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::accessat(dir, ".", access, AtFlags::EACCESS).is_ok()
 }
 
 fn config() -> Config {

@@ -17,6 +17,7 @@
 //!    whoever renames over or unlinks a name leaves old handles among themselves.
 
 mod queue;
+mod rounds;
 mod tables;
 
 use std::any::Any;
@@ -144,8 +145,8 @@ pub enum Refused {
     TimedOut,
     /// The lock outside could not be tried, again and again: the system's error number.
     Failed(i32),
-    /// Too many wait already, for this user.
-    TooManyWait,
+    /// This user has too many who wait already, or too many locks on one file.
+    TooMany,
     /// Too much is open already, for this user.
     NoDescriptors,
 }

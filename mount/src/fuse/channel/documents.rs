@@ -130,7 +130,7 @@ fn refused(target: &Target, why: Refused) -> ControlError {
         ),
         Refused::TimedOut => (Code::TimedOut, "the turn did not come in time"),
         Refused::Failed(number) => (Code::System(number), "its lock file cannot be locked"),
-        Refused::TooManyWait => (Code::Busy, "too many of this user wait for turns already"),
+        Refused::TooMany => (Code::Busy, "too many of this user wait already"),
         Refused::NoDescriptors => (
             Code::System(libc::EMFILE),
             "this user has too many files open already",
@@ -489,7 +489,7 @@ impl Fs {
         let filled = self.fill_as(asker, || draft.file.write_all_at(bytes, 0));
         let sealed = filled.and_then(|()| {
             self.engine.wrote(draft, bytes.len() as u64);
-            self.engine.seal(draft)?;
+            self.engine.seal(draft, &draft.place)?;
             // As late as can be: who may replace one file may not therefore replace another.
             let same = match old {
                 Some(old) => is_at(target, old)?,
