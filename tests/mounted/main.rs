@@ -27,6 +27,7 @@ mod data;
 mod drafts;
 mod edits;
 mod extremes;
+mod freezes;
 mod fs;
 mod images;
 mod kill;
