@@ -29,7 +29,9 @@ pub(crate) use unix::refuse_foreign_link;
 #[cfg(target_os = "linux")]
 pub use unix::{Found, copy_attributes, find, find_in, find_unfollowed};
 #[cfg(unix)]
-pub use unix::{LockRights, document_lock_mode, id_at, id_in, open_lock, open_lock_in};
+pub use unix::{
+    LockRights, document_lock_mode, give_lock_rights, id_at, id_in, open_lock, open_lock_in,
+};
 #[cfg(unix)]
 pub(crate) use unix::{needs_writable, unlock};
 #[cfg(windows)]

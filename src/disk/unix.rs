@@ -28,7 +28,7 @@ use rustix::io::Errno;
 
 use super::{Disk, FileId, Kind, Ownership, Stat};
 
-pub use document_lock::{LockRights, document_lock_mode, open_lock_in};
+pub use document_lock::{LockRights, document_lock_mode, give_lock_rights, open_lock_in};
 #[cfg(target_os = "linux")]
 pub(crate) use walk::find_or_make;
 #[cfg(target_os = "linux")]

@@ -65,7 +65,7 @@ impl Outside for LockFile {
         self.0.lock().expect("not poisoned").mount = None;
     }
 
-    fn wait(&mut self, exclusive: bool, done: Job) -> bool {
+    fn wait(&mut self, exclusive: bool, _: &Terms, done: Job) -> bool {
         let mut world = self.0.lock().expect("not poisoned");
         assert!(world.waiting.is_none(), "two wait outside for one table");
         world.waiting = Some((exclusive, done));

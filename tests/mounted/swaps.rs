@@ -319,3 +319,93 @@ for directory in ("sticky", "open"):
 "#,
     );
 }
+
+/// A lock file gives the right to lock to those who may write the document, and to nobody else; it is opened as who
+/// takes the turn; one that a stranger has put into a sticky directory does not count.
+#[test]
+fn lock_files_are_for_those_who_may_write() {
+    in_mount(
+        r#"
+make_dir("d", 0o777)
+os.chdir("d")
+# Made by the mount: who only reads cannot hold up those who write.
+for mode, owner, group, editor, groups, lock in ((0o644, A, A, A, (), 0o600), (0o664, A, GROUP, B, (GROUP,), 0o660), (0o666, A, A, B, (), 0o666), (0o604, A, A, A, (), 0o600)):
+    make("c.json", b"{}", mode, owner, group)
+    peer = user(editor, groups)
+    peer("f = open('c.json', 'r+')")
+    made = os.stat(f"{behind()}/c.json.lock")
+    equal((oct(made.st_mode & 0o777), made.st_uid, made.st_gid), (oct(lock), owner, group), f"{oct(mode)}, by {editor}")
+    peer("f.close()")
+    peer.kill()
+    subprocess.run(f"rm -f {behind()}/*", shell=True, check=True)
+    time.sleep(1.1)
+# An ACL is followed.
+make("c.json", b"{}", 0o640, A, A)
+subprocess.run(["setfacl", "-m", f"u:{B}:rw,u:61003:r", "c.json"], check=True)
+peer = user(B)
+peer("f = open('c.json', 'r+')")
+entries = acl(f"{behind()}/c.json.lock")
+assert f"user:{B}:rw-" in entries and "user:61003:---" in entries, entries
+peer("f.close()")
+peer.kill()
+# What is another's alone is not locked for anybody.
+make("app.json", b"{}", 0o666, A, A)
+make(f"{behind()}/app.json.lock", b"", 0o600, A, A)
+b, a = user(B), user(A)
+b("f = open('app.json', 'r+')")
+equal(answer(a, f"lock = open('{behind()}/app.json.lock'); fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)"), None, "the owner of a lock file locks it")
+b("f.close()")
+a.kill(); b.kill()
+os.chdir("..")
+# A stranger's lock file.
+make_dir("sticky", 0o1777)
+os.chdir("sticky")
+make("v.json", b"{}", 0o666, A, A)
+a, c = user(A), user(61003)
+c(f"lock = open('{behind()}/v.json.lock', 'w'); os.chmod('{behind()}/v.json.lock', 0o666); fcntl.flock(lock, fcntl.LOCK_EX)")
+a.ask("f = open('v.json', 'r+')")
+assert not a.waits(2), "a stranger holds up the owner of a document"
+a.answer()
+# But his own is his, and root's and the owner's are everybody's.
+a("f.close()")
+for owner in (A, 0):
+    subprocess.run(f"rm -f {behind()}/v.json.lock", shell=True, check=True)
+    holder = user(owner)
+    holder(f"lock = open('{behind()}/v.json.lock', 'w'); os.chmod('{behind()}/v.json.lock', 0o666); fcntl.flock(lock, fcntl.LOCK_EX)")
+    a.ask("f = open('v.json', 'r+')")
+    assert a.waits(0.3), f"{owner}'s lock counts"
+    holder.kill()
+    a.answer()
+    a("f.close()")
+a.kill(); c.kill()
+"#,
+    );
+}
+
+/// What others write into attributes of lock files neither removes them nor brings the numbers of turns to their end.
+#[test]
+fn forged_attributes_of_lock_files_do_nothing() {
+    in_mount(
+        r#"
+make_dir("d", 0o777)
+os.chdir("d")
+make("x.json", b"{}", 0o666, A, A)
+make(f"{behind()}/x.json.lock", b"", 0o666, A, A)
+os.setxattr(f"{behind()}/x.json.lock", "user.polystore.made", b"1")
+b = user(B)
+for how in ("os.mkdir('x.json.lock')", "os.close(os.open('x.json.lock', os.O_CREAT | os.O_EXCL | os.O_WRONLY))"):
+    equal(answer(b, how), "EEXIST", how)
+equal(os.stat(f"{behind()}/x.json.lock").st_uid, A)
+for name in ("user.polystore.made", "user.polystore.turn", "trusted.polystore.made"):
+    fails(errno.EPERM, os.setxattr, "x.json", name, b"1")
+for number in (b"18446744073709551615", b"18446744073709551614", b"9223372036854775807"):
+    os.setxattr(f"{behind()}/x.json.lock", "user.polystore.turn", number)
+    turns = []
+    for _ in range(3):
+        with open("x.json", "r+"):
+            turns.append(int(os.getxattr("x.json", "user.polystore.turn")))
+    assert 0 < turns[0] < turns[1] < turns[2] < 1 << 62, turns
+b.kill()
+"#,
+    );
+}

@@ -20,7 +20,7 @@ use super::fs::{Fs, NOT_REMEMBERED};
 use super::handles::Target;
 use super::leases::{Tried, is_leased};
 use super::opening::access;
-use super::outside::{NUMBER, RESERVED};
+use super::outside::{NUMBER, is_reserved};
 use super::overtaken::is_overtaken;
 use super::tree::{Reach, content_stat};
 use crate::engine::draft::{Draft, Phase};
@@ -344,7 +344,7 @@ impl Fs {
         let open = names.split_inclusive(|byte| *byte == 0);
         names = open
             .filter(|name| caller.uid == 0 || !name.starts_with(b"trusted."))
-            .filter(|name| !name.starts_with(RESERVED.as_bytes()))
+            .filter(|name| !is_reserved(OsStr::from_bytes(name)))
             .flatten()
             .copied()
             .collect();
@@ -398,7 +398,7 @@ impl Fs {
         name: &OsStr,
         change: impl Fn() -> Result<(), Errno>,
     ) -> io::Result<()> {
-        if name.as_bytes().starts_with(RESERVED.as_bytes()) {
+        if is_reserved(name) {
             return Err(io::Error::from_raw_os_error(libc::EPERM));
         }
         let who = self.credentials(caller);

@@ -12,7 +12,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use polystore::disk::{Kind, SystemDisk};
-use rustix::fs::{AtFlags, FlockOperation, RawDir, XattrFlags};
+use rustix::fs::{AtFlags, FlockOperation, RawDir, Statx, XattrFlags};
 
 use super::attr;
 use super::fs::Fs;
@@ -21,20 +21,29 @@ use super::tree::{Dir, path_of};
 use crate::engine::policy::is_lock_name;
 use crate::engine::slot::Place;
 
-/// Says of a lock file that the mount made it, and that nobody has used it otherwise.
-const MADE: &str = "user.polystore.made";
+/// Says of a lock file that the mount made it, and that nobody has used it otherwise. What root's mount says
+/// only root can say; an ordinary user's is believed of his own files.
+fn made() -> &'static str {
+    match rustix::process::geteuid().is_root() {
+        true => "trusted.polystore.made",
+        false => "user.polystore.made",
+    }
+}
 
 /// A directory that is removed and holds more than this is not searched for them.
 const MOST_IN_A_DIRECTORY: usize = 4096;
 
 /// Notes that the mount made `file`. Where that cannot be noted it is a file like others.
 pub fn mark(file: &File) {
-    let _ = rustix::fs::setxattr(path_of(file.as_fd()), MADE, b"1", XattrFlags::empty());
+    let _ = rustix::fs::setxattr(path_of(file.as_fd()), made(), b"1", XattrFlags::empty());
 }
 
-fn is_marked(file: &File) -> bool {
-    let empty = attr::of_file(file).is_ok_and(|stat| stat.stx_size == 0);
-    empty && rustix::fs::fgetxattr_query(file, MADE).is_ok()
+/// Whether the mount made `file`, and nobody has used it otherwise.
+pub fn is_marked(file: &File) -> bool {
+    let own = rustix::process::geteuid();
+    let is_known = |stat: &Statx| own.is_root() || stat.stx_uid == own.as_raw();
+    let may_be = attr::of_file(file).is_ok_and(|stat| stat.stx_size == 0 && is_known(&stat));
+    may_be && rustix::fs::fgetxattr_query(file, made()).is_ok()
 }
 
 /// The lock file `name` in `dir`, if the mount made it and only the mount knows of it.
@@ -53,7 +62,7 @@ pub fn is_made_lock(dir: &Dir, name: &OsStr) -> bool {
 /// A program opens the lock file at `place`: from now on it is a file like others.
 pub fn show_lock(place: &Place<SystemDisk>) {
     if let Some(file) = made_lock(&place.dir, place.name()) {
-        let _ = rustix::fs::removexattr(path_of(file.as_fd()), MADE);
+        let _ = rustix::fs::removexattr(path_of(file.as_fd()), made());
     }
 }
 

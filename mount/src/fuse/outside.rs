@@ -4,26 +4,32 @@
 use std::any::Any;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use polystore::disk::{FileId, Kind};
+use polystore::disk::{Disk, FileId, Kind, LockRights, Stat, SystemDisk, give_lock_rights};
 use rustix::fs::{FlockOperation, Mode, OFlags, Statx, XattrFlags};
 use rustix::io::Errno;
 
 use super::attr;
 use super::made_locks;
 use super::proc::ProcFs;
+use super::rights::{is_shared, open_judged};
 use super::tree::{Dir, path_of};
-use crate::engine::credentials::for_user;
+use crate::engine::credentials::{Credentials, for_user};
 use crate::engine::locks::{Outside, Taken, Terms};
 use crate::engine::order::Job;
 use crate::engine::process::Processes;
 
-/// How the names of the attributes begin in which the mount keeps something.
-pub const RESERVED: &str = "user.polystore.";
+/// Whether the mount keeps something in the extended attribute `name`.
+pub fn is_reserved(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.starts_with(b"user.polystore.") || name.starts_with(b"trusted.polystore.")
+}
 
 /// Where the number of the last turn stands.
 pub const NUMBER: &str = "user.polystore.turn";
@@ -33,6 +39,9 @@ const MOST_THREADS: usize = 128;
 
 /// Somebody who replaces the lock file again and again shall not keep us here.
 const ATTEMPTS: usize = 8;
+
+/// How far, in microseconds, the number of a turn may be ahead of the clock: clocks are set, and differ.
+const PLAUSIBLE: u64 = 24 * 60 * 60 * 1_000_000;
 
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
@@ -79,49 +88,99 @@ impl LockFile {
         }
     }
 
-    fn open_existing(&self) -> Result<Option<File>, Errno> {
-        open_as(&self.dir, &self.name, self.access)
+    /// The lock file, if there is one that counts for who asks: he may open it, and no stranger has put it there.
+    fn open_existing(&self, terms: &Terms) -> Result<Option<File>, Errno> {
+        let who = terms.user.map(|user| ProcFs.credentials(user));
+        let file = open_as(&self.dir, &self.name, self.access, who.as_ref())?;
+        Ok(file.filter(|file| !terms.document || self.counts(file, who.as_ref())))
+    }
+
+    /// Whether a lock on `file` keeps others from the document beside it: not if, in a directory where everybody
+    /// may make names, somebody has put it there who has nothing to do with the document.
+    fn counts(&self, file: &File, who: Option<&Credentials>) -> bool {
+        let (Ok(file_stat), Ok(dir)) = (attr::of_file(file), attr::of_file(&*self.dir)) else {
+            return false;
+        };
+        if !is_shared(&dir) || made_locks::is_marked(file) {
+            return true;
+        }
+        let document = self.document().map(|(_, stat)| stat.uid);
+        let own = rustix::process::geteuid().as_raw();
+        let known = [
+            Some(0),
+            Some(own),
+            Some(dir.stx_uid),
+            document,
+            who.map(|who| who.uid),
+        ];
+        known.contains(&Some(file_stat.stx_uid))
+    }
+
+    /// The document beside it.
+    fn document(&self) -> Option<(OsString, Stat)> {
+        let name = document_of(&self.name)?;
+        let stat = SystemDisk.stat(&self.dir, &name).ok()??;
+        Some((name, stat))
     }
 
     fn open(&self, terms: &Terms) -> Result<Option<File>, Errno> {
-        match self.open_existing()? {
+        match self.open_existing(terms)? {
             Some(file) => Ok(Some(file)),
             None => self.make(terms),
         }
     }
 
     fn make(&self, terms: &Terms) -> Result<Option<File>, Errno> {
-        let Some((caller, mode)) = terms.maker else {
+        let (Some(user), Some(mode)) = (terms.user, terms.make) else {
             return Ok(None);
         };
-        let how = OFlags::RDONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-        let mode = Mode::from_raw_mode(mode);
-        let make = || {
-            let how = how | OFlags::CLOEXEC;
-            Ok(rustix::fs::openat(&*self.dir, &self.name, how, mode))
-        };
-        let made = match for_user(&ProcFs, &ProcFs.credentials(caller), make) {
-            Ok(made) => made,
-            Err(error) => {
-                log::debug!("{:?}: cannot be made: {error}", self.name);
-                return Ok(None);
-            }
-        };
-        match made {
-            Ok(made) => {
-                let file = File::from(made);
-                made_locks::mark(&file);
-                Ok(Some(file))
-            }
-            // Somebody else was faster.
-            Err(Errno::EXIST) => self.open_existing(),
-            Err(error) if is_passing(error) => Err(error),
-            Err(error) => {
-                log::debug!("{:?}: cannot be made: {error}", self.name);
-                Ok(None)
-            }
+        let who = ProcFs.credentials(user);
+        match self.make_as(&who, mode) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) => match Errno::from_io_error(&error) {
+                // Somebody else was faster.
+                Some(Errno::EXIST) => self.open_existing(terms),
+                Some(error) if is_passing(error) => Err(error),
+                _ => {
+                    log::debug!("{:?}: cannot be made: {error}", self.name);
+                    Ok(None)
+                }
+            },
         }
     }
+
+    /// Makes it as `who`, with the right to lock for those who may write the document and nobody else, before
+    /// anybody can find it.
+    fn make_as(&self, who: &Credentials, mode: u32) -> io::Result<File> {
+        let make = || SystemDisk.create_unnamed(&self.dir, mode);
+        let (file, named) = match for_user(&ProcFs, who, make)? {
+            Some(file) => (file, false),
+            None => {
+                // Until it has its rights it is for nobody but its maker.
+                let make = || SystemDisk.create_new(&self.dir, &self.name, 0o600);
+                (for_user(&ProcFs, who, make)?, true)
+            }
+        };
+        match self.document() {
+            Some((name, stat)) => {
+                give_lock_rights(&file, &self.dir, LockRights::Document(&name, &stat))?;
+            }
+            None => give_lock_rights(&file, &self.dir, LockRights::NewDocument)?,
+        }
+        made_locks::mark(&file);
+        if !named {
+            for_user(&ProcFs, who, || {
+                SystemDisk.link(&file, &self.dir, &self.name)
+            })?;
+        }
+        Ok(file)
+    }
+}
+
+/// The document that has the lock file `name`.
+fn document_of(name: &OsStr) -> Option<OsString> {
+    let stem = name.as_bytes().strip_suffix(b".lock")?;
+    (!stem.is_empty()).then(|| OsStr::from_bytes(stem).to_owned())
 }
 
 /// Whether `file` is still what `name` stands for: it may have been replaced before it was locked.
@@ -133,14 +192,19 @@ pub fn is_current(dir: &Dir, name: &OsStr, file: &File) -> bool {
 
 /// Opens the lock file `name` in `dir`; `None` if there is none, or it cannot be one.
 pub fn open_lock_file(dir: &Dir, name: &OsStr) -> Option<File> {
-    open_as(dir, name, OFlags::RDONLY).ok().flatten()
+    open_as(dir, name, OFlags::RDONLY, None).ok().flatten()
 }
 
-/// The same.
+/// The same, as `who`; `None` if he may not open it, too.
 ///
 /// # Errors
 /// It may be there, but cannot be opened at this moment.
-fn open_as(dir: &Dir, name: &OsStr, access: OFlags) -> Result<Option<File>, Errno> {
+fn open_as(
+    dir: &Dir,
+    name: &OsStr,
+    access: OFlags,
+    who: Option<&Credentials>,
+) -> Result<Option<File>, Errno> {
     let how = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     // To open a device can do something.
     let is_file = |stat: &Statx| attr::kind(stat) == Kind::File;
@@ -152,10 +216,24 @@ fn open_as(dir: &Dir, name: &OsStr, access: OFlags) -> Result<Option<File>, Errn
         },
         Ok(_) => return Ok(None),
     }
-    match rustix::fs::openat(dir, name, access | how, Mode::empty()) {
-        Ok(file) => Ok(Some(File::from(file))),
-        Err(error) if is_passing(error) => Err(error),
-        Err(_) => Ok(None),
+    let open = || {
+        Ok(File::from(rustix::fs::openat(
+            dir,
+            name,
+            access | how,
+            Mode::empty(),
+        )?))
+    };
+    let opened = match who {
+        Some(who) => open_judged(who, access, open),
+        None => open(),
+    };
+    match opened {
+        Ok(file) => Ok(Some(file)),
+        Err(error) => match Errno::from_io_error(&error).filter(|error| is_passing(*error)) {
+            Some(error) => Err(error),
+            None => Ok(None),
+        },
     }
 }
 
@@ -242,8 +320,8 @@ impl Outside for LockFile {
         *self.arrived.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn wait(&mut self, exclusive: bool, done: Job) -> bool {
-        let file = self.open_existing().ok().flatten();
+    fn wait(&mut self, exclusive: bool, terms: &Terms, done: Job) -> bool {
+        let file = self.open_existing(terms).ok().flatten();
         let (Some(file), Some(place)) = (file, ThreadPlace::take()) else {
             return false;
         };
@@ -279,7 +357,9 @@ impl Outside for LockFile {
         let stored = file.and_then(number_of).unwrap_or(0);
         let clock = SystemTime::now().duration_since(UNIX_EPOCH);
         let clock = clock.map_or(0, |since| since.as_micros() as u64);
-        let next = (last.max(stored) + 1).max(clock);
+        // One from a time to come was set by somebody else, who would bring the numbers to their end.
+        let stored = Some(stored).filter(|stored| *stored <= clock.saturating_add(PLAUSIBLE));
+        let next = last.max(stored.unwrap_or(0)).saturating_add(1).max(clock);
         if let Some(file) = file {
             let text = next.to_string();
             // By its path: a descriptor that only reads will do for nobody but the owner.

@@ -12,15 +12,16 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use polystore::disk::Kind;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, Statx};
 use rustix::io::Errno;
 
 use super::attr;
 use super::errno::stale;
 use super::fs::Fs;
 use super::opening::access;
+use super::proc::ProcFs;
 use super::tree::{Dir, gone_is_stale, path_of};
-use crate::engine::credentials::Credentials;
+use crate::engine::credentials::{Credentials, as_user};
 use crate::engine::process::{Caller, Processes};
 use crate::engine::rights::{EXECUTE, READ, WRITE, permits};
 
@@ -60,6 +61,34 @@ fn acl_of(file: impl AsFd) -> io::Result<Option<Vec<u8>>> {
         Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Opens by `open`, with the rights of `access`, as `who`; where this process cannot be him, what it has opened
+/// itself is judged by permission bits and ACL.
+///
+/// # Errors
+/// Those of opening it as him.
+pub fn open_judged(
+    who: &Credentials,
+    access: OFlags,
+    open: impl Fn() -> io::Result<File>,
+) -> io::Result<File> {
+    if rustix::process::geteuid().is_root() || ProcFs.act_as(who, &mut || ()).is_ok() {
+        return as_user(&ProcFs, who, &open);
+    }
+    let file = open()?;
+    let stat = attr::stat(&attr::of_file(&file)?);
+    match permits(who, stat, acl_of(&file)?.as_deref(), wanted(access)) {
+        true => Ok(file),
+        false => Err(io::ErrorKind::PermissionDenied.into()),
+    }
+}
+
+/// Whether everybody may make names in the directory `dir`, and nobody but their makers takes them away: what
+/// stands there may be put there to mislead others.
+pub fn is_shared(dir: &Statx) -> bool {
+    const SHARED: u32 = libc::S_ISVTX | libc::S_IWOTH;
+    u32::from(dir.stx_mode) & SHARED == SHARED
 }
 
 impl Fs {

@@ -384,7 +384,9 @@ impl Fs {
                 own_protocol: ask.kind == TurnKind::LockFile,
                 by_request,
                 ends_turn: None,
-                maker: ask.make.map(|mode| (caller, mode)),
+                user: Some(caller),
+                document: ask.kind == TurnKind::Document,
+                make: ask.make,
             },
         }
     }
@@ -523,7 +525,9 @@ impl Fs {
             own_protocol: handle.writable,
             by_request: false,
             ends_turn: handle.turn_id().filter(|_| kind != Kind::Unlock),
-            maker: None,
+            user: None,
+            document: false,
+            make: None,
         }
     }
 

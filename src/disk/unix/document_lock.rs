@@ -122,7 +122,7 @@ fn make(place: &Dir, name: &OsStr, dir: &Dir, rights: LockRights<'_>) -> io::Res
         LockRights::Document(_, known) => document_lock_mode(known.mode),
     };
     if let Some(file) = SystemDisk.create_unnamed(place, 0o222)? {
-        give_rights(&file, dir, rights)?;
+        give_lock_rights(&file, dir, rights)?;
         return SystemDisk.link(&file, place, name);
     }
     // Not O_EXCL, which has a meaning of its own in a mount.
@@ -130,12 +130,16 @@ fn make(place: &Dir, name: &OsStr, dir: &Dir, rights: LockRights<'_>) -> io::Res
     let known = SystemDisk.stat_file(&file)?;
     let is_new = known.len == 0 && known.uid == rustix::process::geteuid().as_raw();
     match is_new {
-        true => give_rights(&file, dir, rights),
+        true => give_lock_rights(&file, dir, rights),
         false => Ok(()),
     }
 }
 
-fn give_rights(file: &File, dir: &Dir, rights: LockRights<'_>) -> io::Result<()> {
+/// Gives the new lock file `file` of a document in `dir` its rights, and, as far as this process may, its owner.
+///
+/// # Errors
+/// The system's.
+pub fn give_lock_rights(file: &File, dir: &Dir, rights: LockRights<'_>) -> io::Result<()> {
     let neither = Ownership {
         uid: None,
         gid: None,

@@ -90,9 +90,12 @@ pub struct Terms {
     pub by_request: bool,
     /// A turn that ends where this lock is asked for.
     pub ends_turn: Option<u64>,
-    /// As whom the lock file is made where it is missing, and with which permission bits; `None`
-    /// to do without.
-    pub maker: Option<(Caller, u32)>,
+    /// As whom the lock file is opened; `None` for who has it open already.
+    pub user: Option<Caller>,
+    /// A turn at the document beside the lock file: a stranger's does not count.
+    pub document: bool,
+    /// With which permission bits the lock file is made where it is missing; `None` to do without.
+    pub make: Option<u32>,
 }
 
 /// The same lock as others see it who do not ask here: programs in the backing directory, other mounts.
@@ -103,7 +106,7 @@ pub trait Outside: Send {
     fn unlock(&mut self);
     /// Waits for it beside everything else; `done` is called when [`lock`](Self::lock) is to be tried
     /// again. `false` if nobody can wait: then it is tried from time to time.
-    fn wait(&mut self, exclusive: bool, done: Job) -> bool;
+    fn wait(&mut self, exclusive: bool, terms: &Terms, done: Job) -> bool;
     /// It is called `name` in `dir` now; the directory is what the adapter knows it by.
     fn renamed(&mut self, dir: Arc<dyn Any + Send + Sync>, name: &OsStr);
     /// A number greater than any before: that of a turn that begins.

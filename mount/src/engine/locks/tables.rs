@@ -228,14 +228,14 @@ impl Locks {
         let Some(first) = fair.pending.front() else {
             return;
         };
-        let exclusive = first.request.kind == Kind::Exclusive;
+        let (exclusive, terms) = (first.request.kind == Kind::Exclusive, first.request.terms);
         let (locks, table) = (Arc::downgrade(self), Arc::downgrade(table));
         let done = move || {
             if let (Some(locks), Some(table)) = (locks.upgrade(), table.upgrade()) {
                 locks.came_outside(&table);
             }
         };
-        fair.waits = fair.outside.wait(exclusive, Box::new(done));
+        fair.waits = fair.outside.wait(exclusive, &terms, Box::new(done));
     }
 
     fn came_outside(self: &Arc<Self>, table: &Arc<Table>) {

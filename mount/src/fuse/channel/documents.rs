@@ -16,12 +16,13 @@ use super::super::errno::stale;
 use super::super::fs::Fs;
 use super::super::opening::masked;
 use super::super::proc::umask_of;
+use super::super::rights::is_shared;
 use super::super::tree::path_of;
 use super::super::turns::Turn;
 use super::budget::Share;
 use super::conversation::{Asker, Conversation};
 use super::requests::{Done, line, no_transaction, wait};
-use super::resolve::{Target, is_shared};
+use super::resolve::Target;
 use super::shown::Shown;
 use crate::control::json::parse;
 use crate::control::{

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::super::attr;
 use super::super::fs::Fs;
+use super::super::rights::is_shared;
 use super::super::tree::{Dir, path_of};
 use super::super::turns::Ask;
 use crate::control::{Code, ControlError, ControlPath};
@@ -173,13 +174,6 @@ impl Fs {
         let make = mode.filter(|_| !self.engine.is_reserved(&slot));
         Ask::new(kind, slot, place.dir.clone(), make)
     }
-}
-
-/// Whether everybody may make names in the directory `dir`, and nobody but their makers takes them away: what
-/// stands there may be put there to mislead others.
-pub fn is_shared(dir: &Statx) -> bool {
-    const SHARED: u32 = libc::S_ISVTX | libc::S_IWOTH;
-    u32::from(dir.stx_mode) & SHARED == SHARED
 }
 
 /// The rule of fs.protected_symlinks, for every link of a path that `who` goes.
