@@ -36,6 +36,7 @@ mod rights;
 mod scale;
 mod semantics;
 mod shares;
+mod swaps;
 mod traps;
 mod turns;
 mod users;

@@ -333,7 +333,7 @@ impl World {
         let Some(draft) = draft else { return Ok(()) };
         match draft.poisoned() {
             Some(error) => Err(error),
-            None if seal => self.engine.seal(&draft),
+            None if seal => self.engine.seal(&draft, &draft.place),
             None => Ok(()),
         }
     }
