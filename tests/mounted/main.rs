@@ -38,6 +38,7 @@ mod rights;
 mod scale;
 mod semantics;
 mod shares;
+mod strangers;
 mod swaps;
 mod traps;
 mod turns;
