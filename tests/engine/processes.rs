@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use polystore_mount::engine::credentials::Credentials;
 use polystore_mount::engine::process::{Caller, Fate, Image, Moment, Process, Processes};
 
 use crate::sim_disk::act_as;
@@ -217,8 +218,8 @@ impl Processes for Tree {
             .map_or_else(Vec::new, |entry| entry.groups.clone())
     }
 
-    fn act_as(&self, caller: Caller, work: &mut dyn FnMut()) -> io::Result<()> {
-        act_as(caller.uid, caller.gid, work);
+    fn act_as(&self, who: &Credentials, work: &mut dyn FnMut()) -> io::Result<()> {
+        act_as(who.uid, who.gid, work);
         Ok(())
     }
 

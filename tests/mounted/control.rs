@@ -849,3 +849,82 @@ if os.getuid() == 0:
         ));
     }
 );
+
+mount_only!(
+    /// A change is seen by its maker and by everybody else as soon as the write() returns, whatever they knew before.
+    a_change_is_seen_at_once,
+    |m| {
+        m.py(&with_channel(
+            r#"
+other, = peers(1)
+c = Channel()
+def look(name):
+    """What both find by the name: nothing, or the size by stat and the content."""
+    code = f"(os.stat({name!r}).st_size, os.access({name!r}, os.R_OK), read({name!r})) if os.path.exists({name!r}) else None"
+    here, there = eval(code), other(code)
+    equal(here, there)
+    return here
+def sees(name, text):
+    equal(look(name), (len(text), True, text.encode()))
+for round in range(2):
+    # It was known that there is none.
+    name = f"made-{round}.json"
+    equal(look(name), None)
+    c.ask("update", path=name, merge={"n": 1})
+    sees(name, '{\n  "n": 1\n}\n')
+    assert name in os.listdir(".")
+    # It was known, and nobody has it open.
+    name = f"known-{round}.json"
+    write(name, "{}")
+    for reading in (False, True):
+        # Others have it open, and keep what they have.
+        if reading:
+            fd = os.open(name, os.O_RDONLY)
+            other(f"f = open({name!r}); f.read()")
+            before = os.fstat(fd)
+        time.sleep(0.1)
+        look(name)
+        merge = {"text": "x" * (round + 10)} if reading else {"n": 1}
+        c.ask("update", path=name, merge=merge)
+        now = read(f"{DATA}/{name}").decode()
+        sees(name, now)
+        equal(os.stat(name).st_ino, os.stat(f"{DATA}/{name}").st_ino)
+        if reading:
+            equal(os.fstat(fd).st_size, before.st_size)
+            equal(len(os.pread(fd, 100, 0)), before.st_size)
+            os.close(fd)
+            other("f.close()")
+    # It is written in place, and somebody has mapped it.
+    name = f"linked-{round}.json"
+    write(name, '{"a": 1}')
+    os.link(name, f"{name}.other")
+    look(name), look(f"{name}.other")
+    other(f"f = open({name!r}, 'rb'); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)")
+    equal(other("bytes(m)"), b'{"a": 1}')
+    c.ask("update", path=name, merge={"a": 2})
+    sees(name, '{"a": 2}')
+    sees(f"{name}.other", '{"a": 2}')
+    equal(other("bytes(m)"), b'{"a": 2}')
+    # Renamed to a name that was not there.
+    write("a.json", "{}")
+    look("a.json")
+    name = f"renamed-{round}.json"
+    os.rename("a.json", name)
+    fd = os.open(name, os.O_RDONLY)
+    c.ask("update", path=name, merge={"long": "x" * 50})
+    sees(name, read(f"{DATA}/{name}").decode())
+    os.close(fd)
+# Only the first of many changes may take long.
+start = time.time()
+for n in range(100):
+    look("made-0.json")
+    fd = os.open("made-0.json", os.O_RDONLY)
+    look("made-0.json")
+    c.ask("update", path="made-0.json", merge={"n": n + 10})
+    equal(json.loads(read("made-0.json"))["n"], n + 10)
+    os.close(fd)
+assert time.time() - start < 20, time.time() - start
+"#,
+        ));
+    }
+);

@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 
 use polystore::disk::{Disk, FileId};
 
+use super::credentials::Credentials;
 use super::process::{Image, Moment, Process};
 use super::slot::{Place, Published};
 
@@ -120,8 +121,8 @@ pub struct Draft<D: Disk> {
     pub moment: Moment,
     /// What the opener ran then.
     pub image: Option<Image>,
-    /// User who opened it.
-    pub uid: u32,
+    /// As whom it was opened: with his rights it is published.
+    pub who: Credentials,
     /// [`Slots::published`](super::slot::Slots::published) of its slot at that time.
     pub base: Published,
     /// When it was opened.
@@ -164,7 +165,7 @@ pub struct NewDraft<D: Disk> {
     /// See [`Draft`].
     pub image: Option<Image>,
     /// See [`Draft`].
-    pub uid: u32,
+    pub who: Credentials,
     /// See [`Draft`].
     pub base: Published,
 }
@@ -185,7 +186,7 @@ impl<D: Disk> Draft<D> {
             opener: new.opener,
             moment: new.moment,
             image: new.image,
-            uid: new.uid,
+            who: new.who,
             base: new.base,
             opened: Instant::now(),
             written: AtomicBool::new(false),

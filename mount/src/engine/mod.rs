@@ -8,6 +8,7 @@
 //! in [`salvage`] or [`staging`]; neither of the first two is held while the
 //! disk is asked for anything that can wait.
 
+pub mod credentials;
 pub mod draft;
 pub mod editing;
 pub mod ledger;

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use polystore::disk::{Disk, FileId, Kind, Ownership, Stat};
 
+use super::credentials::Credentials;
 use super::draft::{Draft, NewDraft, Phase, StagedName, Writer};
 use super::editing::Edit;
 use super::process::{Caller, Image, Moment, Process, Processes, is_or_descends_since};
@@ -53,10 +54,8 @@ pub struct Opener {
     pub moment: Moment,
     /// What the process runs then.
     pub image: Option<Image>,
-    /// Its user.
-    pub uid: u32,
-    /// Its group.
-    pub gid: u32,
+    /// As whom.
+    pub who: Credentials,
 }
 
 impl Opener {
@@ -66,8 +65,7 @@ impl Opener {
             process: None,
             moment: Moment::default(),
             image: None,
-            uid: 0,
-            gid: 0,
+            who: Credentials::new(0, 0),
         }
     }
 }
@@ -348,10 +346,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         place: &Place<D>,
         new: &New<'_>,
     ) -> io::Result<(D::File, StagedName)> {
-        let mut made = Ok(None);
-        let mut make = || made = self.disk.create_unnamed(&place.dir, new.mode);
-        self.processes.act_as(caller, &mut make)?;
-        if let Some(file) = made? {
+        let who = self.processes.credentials(caller);
+        let make = || self.disk.create_unnamed(&place.dir, new.mode);
+        if let Some(file) = self.for_user(&who, make)? {
             return Ok((file, StagedName::Unnamed));
         }
         // Staging is open to nobody else.
@@ -434,8 +431,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             process,
             moment: self.processes.now(),
             image: process.and_then(|process| self.processes.image(process.pid)),
-            uid: caller.uid,
-            gid: caller.gid,
+            who: self.processes.credentials(caller),
         }
     }
 
@@ -479,7 +475,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             opener: opener.process,
             moment: opener.moment,
             image: opener.image,
-            uid: opener.uid,
+            who: opener.who,
             base: self.slots().published(&place.slot),
         }))
     }

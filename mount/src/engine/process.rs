@@ -4,6 +4,10 @@
 //! them, whether they have exec'd since, whether they were killed. The engine
 //! asks through [`Processes`], so that tests can play any of it.
 
+use std::sync::Arc;
+
+use super::credentials::Credentials;
+
 /// Whose request it is. A `tid` of 0 is a caller whose thread cannot be seen
 /// (another pid namespace).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,14 +85,29 @@ pub trait Processes: Send + Sync + 'static {
     fn groups(&self, tid: u32) -> Vec<u32>;
     /// What `pid` calls itself, for people to read.
     fn name(&self, pid: u32) -> Option<String>;
-    /// Does `work` with the rights of `caller`, whose groups count if its thread is given, where this
-    /// process has others' and may.
+    /// As whom `caller` acts.
+    fn credentials(&self, caller: Caller) -> Credentials {
+        let groups = match caller.uid {
+            0 => Arc::default(),
+            _ => self.groups(caller.tid).into(),
+        };
+        Credentials {
+            groups,
+            ..Credentials::new(caller.uid, caller.gid)
+        }
+    }
+    /// Does `work` as `who`.
     ///
     /// # Errors
-    /// This process may not act for that user: `work` was not done.
-    fn act_as(&self, _caller: Caller, work: &mut dyn FnMut()) -> std::io::Result<()> {
-        work();
-        Ok(())
+    /// This process cannot be that user: `work` was not done.
+    fn act_as(&self, who: &Credentials, work: &mut dyn FnMut()) -> std::io::Result<()>;
+    /// Does `work`, for which `who` was judged already, as him if this process can be another user at
+    /// all, else as itself.
+    ///
+    /// # Errors
+    /// This process can be others, but not that one: `work` was not done.
+    fn act_for(&self, who: &Credentials, work: &mut dyn FnMut()) -> std::io::Result<()> {
+        self.act_as(who, work)
     }
 }
 

@@ -189,7 +189,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
                 if let Err(error) = self.publish(draft, &draft.place) {
                     self.ledger.note(
                         &draft.path,
-                        draft.uid,
+                        draft.who.uid,
                         format_args!("cannot be published: {error}"),
                     );
                     self.discard(draft, Some(Reason::Unpublishable));
@@ -259,7 +259,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             // It is published, and nobody waits any more who could be told.
             self.ledger.note(
                 &draft.path,
-                draft.uid,
+                draft.who.uid,
                 format_args!("its directory was not synced: {error}"),
             );
         }
@@ -387,7 +387,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         if let Err(error) = &kept {
             self.ledger.note(
                 &draft.path,
-                draft.uid,
+                draft.who.uid,
                 format_args!("draft could not be salvaged: {error}"),
             );
         }
@@ -406,7 +406,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             path: Some(draft.path.clone()),
             reason,
             process,
-            uid: Some(draft.uid),
+            uid: Some(draft.who.uid),
         }
     }
 

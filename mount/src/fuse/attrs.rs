@@ -143,11 +143,11 @@ impl Fs {
 
     fn apply(&self, caller: Caller, file: &Reach, change: &Change) -> io::Result<()> {
         // Which set-user-id bits this takes away depends on who does it.
-        let mut given = Ok(());
-        let mut work = || given = give(file, change);
-        self.engine.processes.act_as(caller, &mut work)?;
-        given?;
-        apply(file, change)
+        let who = self.engine.processes.credentials(caller);
+        self.engine.for_user(&who, || {
+            give(file, change)?;
+            apply(file, change)
+        })
     }
 
     /// The file that `node` is, to read or change what is known of it.
@@ -351,8 +351,8 @@ impl Fs {
         Ok(())
     }
 
-    /// Changes the attribute `name` by `change`, as `caller` if it is an ACL: that takes the set-group-id
-    /// bit of a file away whose group he is not in.
+    /// Changes the attribute `name` by `change`, as `caller`: his are the blocks that it takes, and an ACL
+    /// takes the set-group-id bit of a file away whose group he is not in.
     ///
     /// # Errors
     /// EPERM for an attribute in which the mount itself keeps something.
@@ -365,14 +365,8 @@ impl Fs {
         if name.as_bytes().starts_with(RESERVED.as_bytes()) {
             return Err(io::Error::from_raw_os_error(libc::EPERM));
         }
-        if !name.as_bytes().starts_with(b"system.posix_acl_") {
-            return Ok(change()?);
-        }
-        let mut done = Ok(());
-        self.engine
-            .processes
-            .act_as(caller, &mut || done = change())?;
-        Ok(done?)
+        let who = self.engine.processes.credentials(caller);
+        self.engine.for_user(&who, || Ok(change()?))
     }
 
     /// The handle with number `id`, if it is one of a file.

@@ -9,10 +9,11 @@ use polystore::disk::{FileId, SystemDisk};
 
 use super::listing::Stream;
 use super::turns::Turn;
+use crate::engine::credentials::Credentials;
 use crate::engine::draft::{Draft, Writer};
 use crate::engine::editing::{Edit, Editor};
 use crate::engine::locks::Table;
-use crate::engine::process::{Caller, Process};
+use crate::engine::process::{Caller, Process, Processes};
 
 /// What a handle gives access to.
 pub enum Target {
@@ -59,7 +60,7 @@ pub struct Handle {
     /// Who opened it.
     pub opener: Option<Process>,
     /// As whom.
-    pub user: Caller,
+    pub user: Credentials,
     /// The version that it was moved to since, because a lock was granted on its node.
     pub moved: Mutex<Option<Arc<File>>>,
     /// The lock table it locked in first.
@@ -90,6 +91,14 @@ impl Handle {
     /// Takes the turn out, to end it.
     pub fn take_turn(&self) -> Option<Turn> {
         self.turn().take()
+    }
+
+    /// As whom `caller` uses it. Nothing has to be looked up for who opened it.
+    pub fn credentials_of(&self, caller: Caller, processes: &impl Processes) -> Credentials {
+        match self.user.are_of(caller) {
+            true => self.user.clone(),
+            false => processes.credentials(caller),
+        }
     }
 
     /// The draft it writes to.
@@ -138,7 +147,7 @@ pub struct NewHandle {
     /// See [`Handle`].
     pub opener: Option<Process>,
     /// See [`Handle`].
-    pub user: Caller,
+    pub user: Credentials,
 }
 
 impl Handles {

@@ -11,7 +11,7 @@ use super::attr;
 use super::fs::Fs;
 use super::handles::Handle;
 use crate::engine::editing::Content;
-use crate::engine::process::{Caller, Processes};
+use crate::engine::process::Caller;
 
 /// How much one COPY_FILE_RANGE request copies at most; programs ask again for the rest. It
 /// keeps a thread busy for a bounded time.
@@ -76,7 +76,7 @@ impl Fs {
     ) -> io::Result<u32> {
         // Pages that were changed through a mapping come by any handle, from nobody, and have their place.
         let appends = how.appends && !how.mapped;
-        let user = if how.mapped { handle.user } else { caller };
+        let user = (!how.mapped).then_some(caller);
         let end = offset.saturating_add(data.len() as u64);
         // Kept from try to try: what an append has written once must not be written again.
         let written = std::cell::Cell::new(0);
@@ -113,10 +113,10 @@ impl Fs {
 
     /// Changes the content of `handle`'s file by `change`, which may reach to byte `end` and wants
     /// `keep` bytes of what is there. A failure that loses content poisons a draft; a full disk
-    /// is tried again without the oldest of salvage.
+    /// is tried again without the oldest of salvage. Without a `user` it is done for who opened the handle.
     fn changing(
         &self,
-        user: Caller,
+        user: Option<Caller>,
         handle: &Handle,
         (keep, end): (u64, u64),
         failure: Failure,
@@ -125,11 +125,11 @@ impl Fs {
         let content = self.content_to_change(handle, keep)?;
         // As whoever writes: the kernel takes set-user-id bits and capabilities away for it, and
         // counts what the disk has left for him.
-        let change = || {
-            let mut done = Ok(());
-            let mut change = || done = change(content.file());
-            self.engine.processes.act_as(user, &mut change).and(done)
+        let who = match user {
+            Some(user) => handle.credentials_of(user, &self.engine.processes),
+            None => handle.user.clone(),
         };
+        let change = || self.engine.for_user(&who, || change(content.file()));
         let mut done = change();
         while let Err(error) = &done
             && failure == Failure::LosesContent
@@ -190,11 +190,14 @@ impl Fs {
             || flags.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE);
         if !changes_content {
             let content = self.content(handle)?;
-            return Ok(rustix::fs::fallocate(content.file(), flags, offset, len)?);
+            // The reserved blocks of the disk are not everybody's.
+            let who = handle.credentials_of(caller, &self.engine.processes);
+            let reserve = || rustix::fs::fallocate(content.file(), flags, offset, len);
+            return self.engine.for_user(&who, || Ok(reserve()?));
         }
         let end = offset.saturating_add(len);
         self.changing(
-            caller,
+            Some(caller),
             handle,
             (u64::MAX, end),
             Failure::ChangesNothing,
@@ -230,7 +233,7 @@ impl Fs {
         let end = to_offset.saturating_add(len as u64);
         let copied = std::cell::Cell::new(0usize);
         self.changing(
-            caller,
+            Some(caller),
             to,
             (u64::MAX, end),
             Failure::LosesContent,
@@ -254,7 +257,7 @@ impl Fs {
     /// Cuts or extends through a handle.
     pub fn truncate(&self, caller: Caller, handle: &Handle, len: u64) -> io::Result<()> {
         self.changing(
-            caller,
+            Some(caller),
             handle,
             (len, len),
             Failure::ChangesNothing,

@@ -20,7 +20,7 @@ use super::handles::{Handle, NewHandle, Target};
 use super::made_locks::is_made_lock;
 use super::nodes::ROOT;
 use super::opening::Opened;
-use crate::engine::process::Caller;
+use crate::engine::process::{Caller, Processes};
 use crate::engine::slot::SlotKey;
 use crate::engine::staging::is_hidden;
 
@@ -115,7 +115,7 @@ impl Fs {
             synchronous: false,
             writable: false,
             opener: None,
-            user: caller,
+            user: self.engine.processes.credentials(caller),
         });
         Ok(Opened {
             handle: handle.id,
@@ -188,7 +188,7 @@ impl Fs {
                 dir: dir_id,
                 name: item.name.clone(),
             };
-            let volatile = self.engine.has_drafts(&slot);
+            let volatile = self.is_volatile(&slot);
             let entry = self.entry(caller, handle.node, &item.name, &stat, volatile);
             let ttl = if volatile { NOT_REMEMBERED } else { REMEMBERED };
             let full = reply.add(

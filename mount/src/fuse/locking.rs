@@ -227,7 +227,8 @@ impl Fs {
         let table = self.table(&handle);
         let caller = Caller {
             tid: asked.tid,
-            ..handle.user
+            uid: handle.user.uid,
+            gid: handle.user.gid,
         };
         request.terms = self.lock_terms(caller, &handle, request.kind);
         if request.kind == Kind::Unlock && self.locks.held_by(&table, handle.id) {

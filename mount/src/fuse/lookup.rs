@@ -37,7 +37,7 @@ impl Fs {
         let volatile = match self.engine.view(caller, &slot) {
             View::Draft(draft) => return self.draft_entry(parent, name, &draft),
             View::Edit(edit) => return self.edit_entry(parent, name, &edit),
-            View::Published { volatile } => volatile,
+            View::Published { volatile } => volatile || self.channel.recent.has(&slot),
         };
         let dir = self.tree.dir(parent)?;
         let stat = match attr::of_name(&*dir, name) {
@@ -47,7 +47,10 @@ impl Fs {
             Ok(stat) => stat,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 self.second_looks.missed(caller.tid);
-                return if volatile { Err(error) } else { Ok(nothing()) };
+                return match volatile {
+                    true => Err(error),
+                    false => Ok(self.nothing(parent, name)),
+                };
             }
             Err(error) => return Err(error),
         };
@@ -74,11 +77,20 @@ impl Fs {
             told
         };
         let ttl = if volatile { NOT_REMEMBERED } else { REMEMBERED };
+        if !volatile {
+            self.channel.told.tell(parent, name);
+        }
         Entry {
             attr: self.tree.nodes().attr(stat, node, node),
             attr_ttl: attr_ttl(stat, node),
             entry_ttl: ttl,
         }
+    }
+
+    /// Tells the kernel that there is no `name` in `parent`, which it may remember.
+    fn nothing(&self, parent: u64, name: &OsStr) -> Entry {
+        self.channel.told.tell(parent, name);
+        nothing()
     }
 
     /// Tells the kernel of a draft.

@@ -66,13 +66,10 @@ impl Fs {
         place: &Place<SystemDisk>,
         make: impl Fn() -> Result<(), Errno>,
     ) -> io::Result<Entry> {
-        let mut made = Ok(());
-        self.engine
-            .processes
-            .act_as(caller, &mut || made = make())?;
-        made?;
+        let who = self.engine.processes.credentials(caller);
+        self.engine.for_user(&who, || Ok(make()?))?;
         let stat = attr::of_name(&*place.dir, place.name())?;
-        let volatile = self.engine.has_drafts(&place.slot);
+        let volatile = self.is_volatile(&place.slot);
         Ok(self.entry(caller, parent, place.name(), &stat, volatile))
     }
 
@@ -248,6 +245,8 @@ impl Fs {
         if same && moved.is_some() && draft.is_none() {
             return Ok(()); // Two names of one file: rename(2) does nothing.
         }
+        // The kernel remembers the new name for as long as it would have the old one.
+        self.channel.told.tell(to.0, to.1);
         self.locks.renamed(&source.slot, &target.slot);
         self.locks.moved(&target.slot, target.dir.clone());
         let gone = {

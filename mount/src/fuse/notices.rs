@@ -5,7 +5,6 @@
 //! of its own tells, and nothing waits for it with anything held that a request may need.
 
 use std::collections::VecDeque;
-use std::ffi::{OsStr, OsString};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -14,13 +13,16 @@ use fuser::{INodeNo, Notifier};
 
 use crate::engine::order::Job;
 
+/// An offset that stands for no content: the kernel drops the attributes and asks no page.
+const ATTRIBUTES_ONLY: i64 = -1;
+
 /// What the kernel is to drop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum What {
     /// The content and the attributes of a node.
     Node(u64),
-    /// What a name in a directory stands for.
-    Name(u64, OsString),
+    /// The attributes of a node, which waits for no page.
+    Attributes(u64),
 }
 
 struct Notice {
@@ -31,7 +33,7 @@ struct Notice {
 
 #[derive(Default)]
 struct Queue {
-    // One at most for each node and name, so it is bounded by what the kernel knows.
+    // Two at most for each node, so it is bounded by what the kernel knows.
     notices: VecDeque<Notice>,
     ended: bool,
 }
@@ -64,10 +66,14 @@ impl Notices {
         self.add(What::Node(node), Some(then));
     }
 
-    /// Has the kernel look `name` in `parent` up again; `then` is done after that. This takes the directory's
-    /// lock in the kernel, which a LOOKUP or CREATE that is being answered holds.
-    pub fn invalidate_name_then(&self, parent: u64, name: &OsStr, then: Job) {
-        self.add(What::Name(parent, name.to_owned()), Some(then));
+    /// Has the kernel drop the attributes of `node`, soon.
+    pub fn invalidate_attributes(&self, node: u64) {
+        self.add(What::Attributes(node), None);
+    }
+
+    /// The same; `then` is done after it.
+    pub fn invalidate_attributes_then(&self, node: u64, then: Job) {
+        self.add(What::Attributes(node), Some(then));
     }
 
     fn add(&self, what: What, then: Option<Job>) {
@@ -138,7 +144,7 @@ fn run(shared: &Shared, kernel: &Notifier) {
         };
         let told = match &notice.what {
             What::Node(node) => kernel.inval_inode(INodeNo(*node), 0, 0),
-            What::Name(parent, name) => kernel.inval_entry(INodeNo(*parent), name),
+            What::Attributes(node) => kernel.inval_inode(INodeNo(*node), ATTRIBUTES_ONLY, 0),
         };
         // What the kernel has forgotten has nothing left to drop.
         if let Err(error) = told

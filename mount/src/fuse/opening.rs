@@ -217,7 +217,7 @@ impl Fs {
             synchronous: flags.intersects(OFlags::SYNC | OFlags::DSYNC),
             writable: !wanted.read_only,
             opener,
-            user: Caller { tid: 0, ..caller },
+            user: self.engine.processes.credentials(caller),
         })
     }
 
@@ -665,10 +665,9 @@ impl Fs {
         let how =
             passed_on(flags) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(new.mode);
-        let mut made = Err(Errno::ACCESS);
-        let mut make = || made = rustix::fs::openat(&*place.dir, place.name(), how, mode);
-        self.engine.processes.act_as(caller, &mut make)?;
-        let fd = made?;
+        let who = self.engine.processes.credentials(caller);
+        let make = || Ok(rustix::fs::openat(&*place.dir, place.name(), how, mode)?);
+        let fd = self.engine.for_user(&who, make)?;
         let stat = attr::of_file(&fd)?;
         let mut entry = self.entry(caller, parent, place.name(), &stat, true);
         entry.entry_ttl = NOT_REMEMBERED;

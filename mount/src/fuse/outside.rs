@@ -17,6 +17,7 @@ use super::attr;
 use super::made_locks;
 use super::proc::ProcFs;
 use super::tree::{Dir, path_of};
+use crate::engine::credentials::for_user;
 use crate::engine::locks::{Outside, Taken, Terms};
 use crate::engine::order::Job;
 use crate::engine::process::Processes;
@@ -95,13 +96,17 @@ impl LockFile {
         };
         let how = OFlags::RDONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let mode = Mode::from_raw_mode(mode);
-        let mut made = Err(Errno::ACCESS);
-        let mut make =
-            || made = rustix::fs::openat(&*self.dir, &self.name, how | OFlags::CLOEXEC, mode);
-        if let Err(error) = ProcFs.act_as(caller, &mut make) {
-            log::debug!("{:?}: cannot be made: {error}", self.name);
-            return Ok(None);
-        }
+        let make = || {
+            let how = how | OFlags::CLOEXEC;
+            Ok(rustix::fs::openat(&*self.dir, &self.name, how, mode))
+        };
+        let made = match for_user(&ProcFs, &ProcFs.credentials(caller), make) {
+            Ok(made) => made,
+            Err(error) => {
+                log::debug!("{:?}: cannot be made: {error}", self.name);
+                return Ok(None);
+            }
+        };
         match made {
             Ok(made) => {
                 let file = File::from(made);

@@ -172,12 +172,10 @@ impl Fs {
         if access(flags).read_only && access(flags).truncate {
             how |= OFlags::RDWR;
         }
+        let who = self.engine.processes.credentials(caller);
         let open = |how| {
-            let mut opened = Err(Errno::ACCESS);
-            let mut open =
-                || opened = rustix::fs::openat(&*place.dir, place.name(), how, Mode::empty());
-            self.engine.processes.act_as(caller, &mut open)?;
-            Ok::<_, io::Error>(opened)
+            let open = || rustix::fs::openat(&*place.dir, place.name(), how, Mode::empty());
+            self.engine.as_user(&who, || Ok(open()))
         };
         let opened = match open(how)? {
             // An append-only file (chattr +a) may be opened in no other way.

@@ -8,12 +8,13 @@
 
 use std::fs;
 use std::io::Read;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use rustix::fs::OFlags;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::credentials;
+use crate::engine::credentials::Credentials;
 use crate::engine::process::{Caller, Fate, Image, Moment, Process, Processes};
 
 /// `PF_EXITING` of the kernel's `include/linux/sched.h`, as field 9 of `/proc/PID/stat` shows it.
@@ -309,18 +310,55 @@ impl Processes for ProcFs {
         status_field(&status_of(pid)?, "Name").map(str::to_owned)
     }
 
-    fn act_as(&self, caller: Caller, work: &mut dyn FnMut()) -> std::io::Result<()> {
-        if !rustix::process::geteuid().is_root() {
-            work();
-            return Ok(());
+    /// An ordinary user's own groups are those of this process: nothing is looked up for him.
+    fn credentials(&self, caller: Caller) -> Credentials {
+        let groups = match caller.uid {
+            0 => Arc::default(),
+            uid if uid == own_uid() => own_groups(),
+            _ => self.groups(caller.tid).into(),
+        };
+        Credentials {
+            groups,
+            ..Credentials::new(caller.uid, caller.gid)
         }
-        // Whose thread is not known has no groups: least of all those of this process.
-        let groups = (caller.uid != 0).then(|| match caller.tid {
-            0 => Vec::new(),
-            tid => self.groups(tid),
-        });
-        credentials::act_as(caller, groups.as_deref(), work)
     }
+
+    fn act_as(&self, who: &Credentials, work: &mut dyn FnMut()) -> std::io::Result<()> {
+        match own_uid() {
+            0 => credentials::act_as(who, work),
+            own if [0, own].contains(&who.uid) => {
+                work();
+                Ok(())
+            }
+            _ => Err(std::io::ErrorKind::PermissionDenied.into()),
+        }
+    }
+
+    fn act_for(&self, who: &Credentials, work: &mut dyn FnMut()) -> std::io::Result<()> {
+        if own_uid() == 0 {
+            return credentials::act_as(who, work);
+        }
+        work();
+        Ok(())
+    }
+}
+
+/// The user this process runs as: it does not change.
+fn own_uid() -> u32 {
+    static OWN: OnceLock<u32> = OnceLock::new();
+    *OWN.get_or_init(|| rustix::process::geteuid().as_raw())
+}
+
+fn own_groups() -> Arc<[u32]> {
+    static OWN: OnceLock<Arc<[u32]>> = OnceLock::new();
+    let groups = || {
+        let groups = rustix::process::getgroups().unwrap_or_default();
+        groups
+            .into_iter()
+            .map(rustix::process::Gid::as_raw)
+            .collect()
+    };
+    OWN.get_or_init(groups).clone()
 }
 
 #[cfg(test)]

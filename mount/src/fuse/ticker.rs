@@ -116,11 +116,13 @@ fn run(fs: &Weak<Fs>, shared: &Shared) {
         }
         secure_old(&fs, &securing);
         purge_salvage(&fs, &purging);
-        pause = if fs.locks.anyone_waiting() {
+        let waiting = fs.locks.anyone_waiting();
+        if waiting {
             fs.locks.look_after_waiters(&fs.engine.processes);
-            WHILE_WAITING
-        } else {
-            OTHERWISE
+        }
+        pause = match fs.send_late_replies() || waiting {
+            true => WHILE_WAITING,
+            false => OTHERWISE,
         };
     }
 }

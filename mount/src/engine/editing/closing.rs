@@ -113,7 +113,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
                 Err(error) => {
                     self.ledger.note(
                         &edit.path,
-                        draft.uid,
+                        draft.who.uid,
                         format_args!("cannot be published: {error}"),
                     );
                     Some(Reason::Unpublishable)

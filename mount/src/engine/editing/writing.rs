@@ -9,7 +9,7 @@ use polystore::disk::{Disk, Stat};
 use super::{Content, Edit, Editor, Mode};
 use crate::engine::draft::Draft;
 use crate::engine::opening::Opener;
-use crate::engine::process::{Caller, Processes};
+use crate::engine::process::Processes;
 use crate::engine::slot::Place;
 use crate::engine::{Engine, unpoisoned};
 
@@ -135,14 +135,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             )
         };
         // What the disk has left for the user who writes counts, not what it has for this process.
-        let user = Caller {
-            tid: 0,
-            uid: opener.uid,
-            gid: opener.gid,
-        };
-        let mut copied = Ok(());
-        let mut copy = || copied = self.disk.copy_content(version.file(), &file, keep);
-        let copied = self.processes.act_as(user, &mut copy).and(copied);
+        let copied = self.for_user(&opener.who, || {
+            self.disk.copy_content(version.file(), &file, keep)
+        });
         let len = match copied.and_then(|()| self.disk.stat_file(&file)) {
             Ok(copy) => copy.len,
             Err(error) => {

@@ -7,7 +7,6 @@ use std::sync::{Arc, PoisonError};
 
 use polystore::disk::{Kind, SystemDisk};
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, Statx};
-use rustix::io::Errno;
 use serde_json::Value;
 
 use super::super::attr;
@@ -19,6 +18,7 @@ use super::conversation::Conversation;
 use super::memory::Share;
 use super::requests::{Done, line, no_transaction, wait};
 use super::resolve::Target;
+use super::shown::Shown;
 use crate::control::json::parse;
 use crate::control::{
     BeginReply, Change, Code, ControlError, Document, Exact, MAX_DOCUMENT, MAX_DOCUMENT_DEPTH,
@@ -27,7 +27,7 @@ use crate::control::{
 use crate::engine::draft::Draft;
 use crate::engine::locks::Refused;
 use crate::engine::opening::{Access, Existing, New, Plan};
-use crate::engine::order::{Claim, Job};
+use crate::engine::order::Claim;
 use crate::engine::process::{Caller, Processes};
 
 /// Documents from this size on are worked on one at a time: as values they take many times their size.
@@ -118,10 +118,8 @@ impl Fs {
                     let flags = rustix::fs::AtFlags::EACCESS;
                     rustix::fs::accessat(&*target.place.dir, ".", how, flags)
                 };
-                let mut checked = Err(Errno::ACCESS);
-                let mut check = || checked = writable();
-                let acted = self.engine.processes.act_as(caller, &mut check);
-                let checked = acted.and(checked.map_err(io::Error::from));
+                let who = self.engine.processes.credentials(caller);
+                let checked = self.engine.as_user(&who, || Ok(writable()?));
                 checked.map_err(|error| target.explain(error))
             }
         }
@@ -145,8 +143,11 @@ impl Fs {
             } => self.queue(Claim::change(slot), move |fs| {
                 let changed = fs.change_document(caller, &target, default.as_ref(), &change);
                 fs.engine.ledger.counters.updates.one();
+                let change = changed
+                    .as_ref()
+                    .map_or(Shown::Nothing, |changed| changed.done);
                 let reply = changed.map(|changed| changed.reply(&turn, returns));
-                fs.show_change(target, turn, Box::new(move || done(line(reply))));
+                fs.show_change(&target, change, turn, Box::new(move || done(line(reply))));
             }),
             Request::Begin { default, .. } => self.queue(Claim::look(slot), move |fs| {
                 let found = fs.read_document(caller, &target);
@@ -214,9 +215,11 @@ impl Fs {
             match changed {
                 Ok(changed) => {
                     fs.engine.ledger.counters.updates.one();
+                    let change = changed.done;
                     let reply = changed.reply(&transaction.turn, returns);
                     let Transaction { target, turn, .. } = transaction;
-                    fs.show_change(target, turn, Box::new(move || done(line(Ok(reply)))));
+                    let reply = Box::new(move || done(line(Ok(reply))));
+                    fs.show_change(&target, change, turn, reply);
                 }
                 Err(error) => {
                     // What was asked was wrong: it can be asked again.
@@ -229,21 +232,6 @@ impl Fs {
         });
     }
 
-    /// Has the kernel look at the changed name again, ends the turn, and goes on with `then`.
-    fn show_change(self: &Arc<Self>, target: Target, turn: Turn, then: Job) {
-        let parent = self.dir_node(target.place.slot.dir);
-        let after: Job = Box::new(move || {
-            drop(turn);
-            then();
-        });
-        match parent {
-            Some(parent) => self
-                .notices
-                .invalidate_name_then(parent, target.place.name(), after),
-            None => after(),
-        }
-    }
-
     fn open_document(&self, caller: Caller, target: &Target) -> Result<File, ControlError> {
         let stat = target.stat()?;
         if let Some(Kind::Directory) = stat.as_ref().map(attr::kind) {
@@ -254,10 +242,9 @@ impl Fs {
         }
         let how = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let (dir, name) = (&*target.place.dir, target.place.name());
-        let mut opened = Err(Errno::ACCESS);
-        let mut open = || opened = rustix::fs::openat(dir, name, how, Mode::empty());
-        let acted = self.engine.processes.act_as(caller, &mut open);
-        let opened = acted.and(opened.map_err(io::Error::from));
+        let who = self.engine.processes.credentials(caller);
+        let open = || Ok(rustix::fs::openat(dir, name, how, Mode::empty())?);
+        let opened = self.engine.as_user(&who, open);
         opened
             .map(File::from)
             .map_err(|error| target.explain(error))
@@ -307,12 +294,14 @@ impl Fs {
         let text = self.read_text(caller, target)?;
         let edited =
             edit(text.as_deref(), default, change).map_err(|error| target.explain(error))?;
-        if let Some(bytes) = &edited.bytes {
-            self.replace_document(caller, target, stat, bytes)
-                .map_err(|error| target.explain(error))?;
-        }
+        let done = match &edited.bytes {
+            Some(bytes) => self
+                .replace_document(caller, target, stat, bytes)
+                .map_err(|error| target.explain(error))?,
+            None => Shown::Nothing,
+        };
         Ok(Changed {
-            changed: edited.bytes.is_some(),
+            done,
             value: edited.value,
         })
     }
@@ -323,14 +312,18 @@ impl Fs {
         target: &Target,
         stat: Option<Statx>,
         bytes: &[u8],
-    ) -> Result<(), ControlError> {
+    ) -> Result<Shown, ControlError> {
+        self.channel.recent.add(&target.place.slot);
         let (place, path) = (&target.place, target.path.as_path());
         let dir = attr::stat(&attr::of_file(&*place.dir)?);
         let Some(stat) = stat else {
             let mode = masked(&place.dir, 0o666, umask_of(caller.tid));
             let new = New { path, dir, mode };
             return match self.engine.plan_new(caller, place, &new, REWRITE)? {
-                Some(draft) => Ok(self.publish_bytes(caller, &draft, bytes)?),
+                Some(draft) => {
+                    self.publish_bytes(caller, &draft, bytes)?;
+                    Ok(Shown::Made)
+                }
                 None => {
                     let file = self.make_in_place(caller, target, mode)?;
                     let written = self.write_in_place(caller, target, &file, bytes);
@@ -338,10 +331,11 @@ impl Fs {
                         // There was none before; what is left of it is nobody's document.
                         let _ = rustix::fs::unlinkat(&*place.dir, place.name(), AtFlags::empty());
                     }
-                    Ok(written?)
+                    Ok(written.map(|()| Shown::Made)?)
                 }
             };
         };
+        let node = self.tree.nodes().of(attr::id(&stat));
         let existing = Existing {
             path,
             stat: attr::stat(&stat),
@@ -352,13 +346,17 @@ impl Fs {
             .engine
             .plan_existing(caller, place, &existing, REWRITE)?
         {
-            Plan::Draft(draft) => Ok(self.publish_bytes(caller, &draft, bytes)?),
+            Plan::Draft(draft) => {
+                self.publish_bytes(caller, &draft, bytes)?;
+                Ok(Shown::Replaced(node))
+            }
             Plan::Edit(_) | Plan::InPlace => {
                 let file = self.open_document(caller, target)?;
-                self.write_in_place(caller, target, &file, bytes)?;
-                let node = self.tree.nodes().of(attr::id(&stat));
-                node.inspect(|node| self.notices.invalidate(*node));
-                Ok(())
+                let written = self.write_in_place(caller, target, &file, bytes);
+                if let (Err(_), Some(node)) = (&written, node) {
+                    self.notices.invalidate(node);
+                }
+                Ok(written.map(|()| Shown::InPlace(node))?)
             }
         }
     }
@@ -367,10 +365,9 @@ impl Fs {
         let how = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
         let (dir, name) = (&*target.place.dir, target.place.name());
         let mode = Mode::from_raw_mode(mode);
-        let mut made = Err(Errno::ACCESS);
-        let mut make = || made = rustix::fs::openat(dir, name, how | OFlags::CLOEXEC, mode);
-        self.engine.processes.act_as(caller, &mut make)?;
-        Ok(File::from(made?))
+        let who = self.engine.processes.credentials(caller);
+        let make = || Ok(rustix::fs::openat(dir, name, how | OFlags::CLOEXEC, mode)?);
+        self.engine.as_user(&who, make).map(File::from)
     }
 
     /// Fills `draft`, which nobody has opened, and publishes it.
@@ -447,11 +444,9 @@ impl Fs {
     /// Does what takes room on the disk as `caller`: it is counted as his, and takes set-user-id bits away.
     /// A full disk is tried again without the oldest of salvage.
     fn fill_as(&self, caller: Caller, fill: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        let who = self.engine.processes.credentials(caller);
         loop {
-            let mut done = Ok(());
-            let mut work = || done = fill();
-            let acted = self.engine.processes.act_as(caller, &mut work);
-            match acted.and(done) {
+            match self.engine.as_user(&who, &fill) {
                 Err(error) if error.kind() == io::ErrorKind::StorageFull && self.make_room() => {}
                 other => return other,
             }
@@ -477,7 +472,7 @@ impl Fs {
 
 /// What became of a document.
 struct Changed {
-    changed: bool,
+    done: Shown,
     value: Value,
 }
 
@@ -485,7 +480,7 @@ impl Changed {
     fn reply(self, turn: &Turn, returns: bool) -> UpdateReply {
         UpdateReply {
             turn: turn.number,
-            changed: self.changed,
+            changed: self.done != Shown::Nothing,
             value: returns.then_some(Exact(self.value)),
         }
     }

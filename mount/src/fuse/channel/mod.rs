@@ -13,6 +13,7 @@ mod memory;
 mod report;
 mod requests;
 mod resolve;
+mod shown;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -31,6 +32,7 @@ use super::opening::Opened;
 use crate::control::{CONTROL_DIR, CONTROL_FILE, STATUS_FILE};
 use crate::engine::process::Caller;
 use memory::Memory;
+use shown::{Later, Recent, Told};
 
 pub use conversation::Conversation;
 
@@ -58,6 +60,12 @@ pub struct Channel {
     memory: Arc<Memory>,
     /// Held while a big document is in memory.
     big: Mutex<()>,
+    /// What the kernel may remember of names.
+    pub told: Told,
+    /// Names that were changed a moment ago.
+    pub recent: Recent,
+    /// Replies that wait until names are forgotten.
+    later: Later,
     made: SystemTime,
 }
 
@@ -68,6 +76,9 @@ impl Default for Channel {
             next: AtomicU64::new(1),
             memory: Arc::default(),
             big: Mutex::default(),
+            told: Told::default(),
+            recent: Recent::default(),
+            later: Later::default(),
             made: SystemTime::now(),
         }
     }

@@ -118,7 +118,7 @@ impl Fs {
         let drafts = self.engine.open_drafts();
         let seen = drafts
             .iter()
-            .filter(|open| self.sees(caller, open.draft.uid));
+            .filter(|open| self.sees(caller, open.draft.who.uid));
         let mut entries: Vec<DraftEntry> = seen
             .map(|open| {
                 let draft = &open.draft;
@@ -134,7 +134,7 @@ impl Fs {
                     bytes: stat.ok().map(|stat| stat.len),
                     age: Some(draft.opened.elapsed().as_secs_f64()),
                     pid: opener,
-                    uid: Some(draft.uid),
+                    uid: Some(draft.who.uid),
                     process: opener.and_then(|pid| self.engine.processes.name(pid)),
                     handles: Some(open.handles as u64),
                 }

@@ -107,7 +107,7 @@ impl Fs {
         if let Some(edit) = self.engine.edit_at(&target.place.slot)
             && let Some(draft) = edit.draft()
         {
-            if !self.owns_mount(caller) && draft.uid != caller.uid {
+            if !self.owns_mount(caller) && draft.who.uid != caller.uid {
                 return done(Err(not_yours(&path)));
             }
             return self.settling(edit, move |fs, edit| {
@@ -120,7 +120,7 @@ impl Fs {
         self.queue(claim, move |fs| {
             let drafts = fs.engine.written_drafts_at(&target.place.slot);
             let may = |uid| fs.owns_mount(caller) || uid == caller.uid;
-            let Some(draft) = drafts.iter().rev().find(|draft| may(draft.uid)) else {
+            let Some(draft) = drafts.iter().rev().find(|draft| may(draft.who.uid)) else {
                 return done(Err(match drafts.is_empty() {
                     true => ControlError::new(Code::NoEntry, format!("{path}: it has no draft")),
                     false => not_yours(&path),

@@ -58,10 +58,9 @@ impl Fs {
     /// # Errors
     /// Those that he would get who went there himself; EXDEV where it leads out of the mount.
     pub fn resolve(&self, caller: Caller, path: &ControlPath) -> Result<Target, ControlError> {
-        let mut found = Err(io::ErrorKind::PermissionDenied.into());
-        let mut find = || found = self.resolve_as_he_may(path.as_path());
-        let acted = self.engine.processes.act_as(caller, &mut find);
-        let (dir, name) = acted.and(found).map_err(|error| {
+        let who = self.engine.processes.credentials(caller);
+        let find = || self.resolve_as_he_may(path.as_path());
+        let (dir, name) = self.engine.as_user(&who, find).map_err(|error| {
             let error = ControlError::from(error);
             match error.code {
                 Code::CrossesDevices => {
