@@ -102,6 +102,11 @@ pub trait Disk: Send + Sync + 'static {
     /// The names in `dir`, without `.` and `..`, in no order.
     fn list(&self, dir: &Self::Dir) -> io::Result<Vec<std::ffi::OsString>>;
 
+    /// How many bytes the file system of `dir` has left for this process; `None` if that is not known.
+    fn available(&self, _dir: &Self::Dir) -> Option<u64> {
+        None
+    }
+
     /// What `name` stands for; `None` where there is no such name.
     fn stat(&self, dir: &Self::Dir, name: &OsStr) -> io::Result<Option<Stat>>;
     /// What is known of an open file.

@@ -18,7 +18,10 @@
 use std::ffi::OsString;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
+    TryLockError,
+};
 use std::time::{Duration, Instant};
 
 use polystore::disk::{Disk, FileId};
@@ -67,6 +70,8 @@ pub struct DraftState {
     pub poison: Option<io::ErrorKind>,
     /// That error's number, so that every later call gets the same one.
     pub errno: Option<i32>,
+    /// Whether a close has said so.
+    pub told: bool,
     /// Who opened it to write, besides its opener.
     pub joined: Vec<Process>,
     /// Open handles that may write.
@@ -130,6 +135,8 @@ pub struct Draft<D: Disk> {
     written: AtomicBool,
     dirty: AtomicBool,
     high_water: AtomicU64,
+    spent: AtomicBool,
+    content: RwLock<()>,
     name: Mutex<StagedName>,
     syncing: Mutex<()>,
     state: Mutex<DraftState>,
@@ -192,6 +199,8 @@ impl<D: Disk> Draft<D> {
             written: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
             high_water: AtomicU64::new(0),
+            spent: AtomicBool::new(false),
+            content: RwLock::new(()),
             name: Mutex::new(new.name),
             syncing: Mutex::new(()),
             state: Mutex::new(DraftState {
@@ -199,6 +208,7 @@ impl<D: Disk> Draft<D> {
                 opened: false,
                 poison: None,
                 errno: None,
+                told: false,
                 joined: Vec::new(),
                 writers: 0,
                 promises: 0,
@@ -214,6 +224,16 @@ impl<D: Disk> Draft<D> {
     pub fn state(&self) -> MutexGuard<'_, DraftState> {
         // Fields are set one by one and each is valid by itself: poisoning says nothing.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held while its content is changed, beside others, and while it is published.
+    pub fn changing(&self) -> RwLockReadGuard<'_, ()> {
+        self.content.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held while nobody else may change its content, nor publish it.
+    pub fn alone(&self) -> RwLockWriteGuard<'_, ()> {
+        self.content.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Held while its content is waited for; at most [`name`](Self::name) is locked meanwhile.
@@ -319,6 +339,23 @@ impl<D: Disk> Draft<D> {
             state.poison = Some(error.kind());
             state.errno = error.raw_os_error();
         }
+    }
+
+    /// Whether it was emptied because there was no space for it.
+    pub fn is_spent(&self) -> bool {
+        self.spent.load(Ordering::Acquire)
+    }
+
+    /// Says that it is.
+    pub fn set_spent(&self) {
+        self.spent.store(true, Ordering::Release);
+    }
+
+    /// [`poisoned`](Self::poisoned), for a close that is about to say so.
+    pub fn tell(&self) -> Option<io::Error> {
+        let error = self.poisoned()?;
+        self.state().told = true;
+        Some(error)
     }
 
     /// The write error that keeps it from being published.

@@ -17,6 +17,7 @@ use polystore::disk::Disk;
 
 use super::Engine;
 use super::draft::{Draft, Phase, StagedName, Writer};
+use super::failing::is_full;
 use super::process::{Caller, Fate, Processes};
 use super::salvage::{Description, Reason};
 use super::slot::Place;
@@ -130,21 +131,19 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     /// # Errors
     /// The draft's first write error, from now on and for ever.
     pub fn seal(&self, draft: &Draft<D>) -> io::Result<()> {
-        if let Some(error) = draft.poisoned() {
+        if let Some(error) = draft.tell() {
             return Err(error);
         }
         if draft.phase() != Phase::Private {
             return Ok(());
         }
         let sealed = self.make_durable(draft).and_then(|()| {
-            if draft.new_name {
-                Ok(())
-            } else {
-                self.name_staged(draft, &draft.place).map(drop)
-            }
+            let name = || self.name_staged(draft, &draft.place).map(drop);
+            self.with_room(0, || false, name)
         });
         if let Err(error) = &sealed {
-            draft.poison(error);
+            self.lose(draft, error);
+            draft.tell();
         }
         sealed
     }
@@ -179,7 +178,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             Phase::Orphan { own: false } => self.discard(draft, Some(Reason::NameTaken)),
             Phase::Private if killed => self.discard(draft, Some(Reason::WriterKilled)),
             Phase::Private if draft.poisoned().is_some() => {
-                self.discard(draft, Some(Reason::WriteError))
+                self.discard(draft, self.reason_of_loss(draft))
             }
             Phase::Private if self.is_idle_and_late(draft) => self.discard(draft, None),
             Phase::Private if self.lost_to_exclusive(draft) => {
@@ -218,6 +217,20 @@ impl<D: Disk, P: Processes> Engine<D, P> {
 
     /// Publishes `draft` under `to`, in one step.
     pub(super) fn publish(&self, draft: &Draft<D>, to: &Place<D>) -> io::Result<()> {
+        let published = {
+            let _not_emptied = draft.changing();
+            self.put_in_place(draft, to)
+        };
+        if published.is_err() {
+            self.spend(draft);
+        }
+        published
+    }
+
+    fn put_in_place(&self, draft: &Draft<D>, to: &Place<D>) -> io::Result<()> {
+        if let Some(error) = draft.poisoned() {
+            return Err(error);
+        }
         self.make_durable(draft)?;
         self.keep_appended(draft, to);
         if !self.place_new(draft, to)? {
@@ -342,6 +355,21 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         Ok(name.clone())
     }
 
+    /// Why a draft is kept that a failed write has spoilt; `None` if it is not, because it failed for want of
+    /// space. What could not be told to a close is told to the ledger.
+    pub(super) fn reason_of_loss(&self, draft: &Draft<D>) -> Option<Reason> {
+        let error = draft.poisoned();
+        if let Some(error) = error.as_ref().filter(|_| !draft.state().told) {
+            self.ledger.note(
+                &draft.path,
+                draft.who.uid,
+                format_args!("a write failed after its last close: {error}"),
+            );
+        }
+        let kept = !error.is_some_and(|error| is_full(&error));
+        kept.then_some(Reason::WriteError)
+    }
+
     /// Drops a draft; its content goes to salvage where a `reason` is given.
     pub(super) fn discard(&self, draft: &Draft<D>, reason: Option<Reason>) {
         {
@@ -373,11 +401,17 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         };
         let name = draft.name().clone();
         let what = self.description(draft, reason);
-        let kept = match (&name, &self.session) {
-            (StagedName::Staging(name), Some(session)) => salvage.take(session.dir(), name, &what),
-            (StagedName::Beside(name), _) => salvage.take(&draft.place.dir, name, &what),
-            _ => salvage.link(&draft.file, &what),
-        };
+        let kept = self.with_room(
+            0,
+            || false,
+            || match (&name, &self.session) {
+                (StagedName::Staging(name), Some(session)) => {
+                    salvage.take(session.dir(), name, &what)
+                }
+                (StagedName::Beside(name), _) => salvage.take(&draft.place.dir, name, &what),
+                _ => salvage.link(&draft.file, &what),
+            },
+        );
         let kept = match kept {
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
                 salvage.copy(&draft.file, &what)

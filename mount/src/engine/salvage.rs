@@ -368,6 +368,12 @@ impl<D: Disk> Salvage<D> {
         }
     }
 
+    /// How many bytes there are, about.
+    pub fn total(&self) -> u64 {
+        let Some(dir) = self.dir() else { return 0 };
+        self.newest_first(&dir).iter().map(|(_, len)| len).sum()
+    }
+
     /// Drops the oldest thing, for somebody who needs the space. Whether there was one.
     pub fn make_room(&self) -> bool {
         let _one_at_a_time = unpoisoned(&self.purging);

@@ -199,9 +199,7 @@ impl Fs {
         if let Some(draft) = self.tree.draft(node)
             && draft.phase() == Phase::Private
         {
-            rustix::fs::ftruncate(&draft.file, len)?;
-            self.engine.wrote(&draft, len);
-            return Ok(None);
+            return self.engine.cut(&draft, len).map(|()| None);
         }
         if let Some(pin) = self
             .tree

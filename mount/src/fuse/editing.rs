@@ -45,18 +45,23 @@ impl Fs {
         let Some(editor) = handle.editor() else {
             return self.content(handle);
         };
-        loop {
-            match self.engine.begin_write(editor, keep) {
-                Err(error) if error.kind() == io::ErrorKind::StorageFull && self.make_room() => {}
-                Ok(content) => {
-                    if matches!(content, Content::Version(_)) && editor.edit.is_in_place() {
-                        handle.wrote_in_place.store(true, Ordering::Release);
-                    }
-                    return Ok(content);
-                }
-                Err(error) => return Err(error),
-            }
+        let content = self.begin_write(editor, keep)?;
+        if matches!(content, Content::Version(_)) && editor.edit.is_in_place() {
+            handle.wrote_in_place.store(true, Ordering::Release);
         }
+        Ok(content)
+    }
+
+    fn begin_write(
+        &self,
+        editor: &Editor<SystemDisk>,
+        keep: u64,
+    ) -> io::Result<Content<SystemDisk>> {
+        let copied = match editor.edit.is_ready() {
+            true => 0,
+            false => content_stat(&self.engine.edit_content(&editor.edit))?.stx_size,
+        };
+        self.with_room(copied.min(keep), || self.engine.begin_write(editor, keep))
     }
 
     /// Does in the pool what changes the content of `handle`'s file: of an edit not while its draft
@@ -221,7 +226,10 @@ impl Fs {
             .attach_edit(edit, caller, Access::default(), true);
         let done = self.cut(&editor, caller, len);
         if done.is_err() {
-            // What could not be done changes nothing.
+            // What could not be done changes nothing, and its caller is told.
+            if let Some(draft) = edit.draft() {
+                draft.tell();
+            }
             self.engine.interrupt_edit(&editor);
         }
         if self.engine.detach_edit(&editor) {
@@ -231,15 +239,16 @@ impl Fs {
     }
 
     fn cut(&self, editor: &Editor<SystemDisk>, caller: Caller, len: u64) -> io::Result<()> {
-        let content = self.engine.begin_write(editor, len)?;
+        let content = self.begin_write(editor, len)?;
         if caller.uid != 0 {
             self.drop_privileges(content.file());
         }
-        self.engine.disk.set_len(content.file(), len)?;
-        if let Content::Draft(draft) = &content {
-            self.engine.wrote(draft, len);
-            self.engine.seal(draft)?;
+        match &content {
+            Content::Draft(draft) => {
+                self.engine.cut(draft, len)?;
+                self.engine.seal(draft)
+            }
+            Content::Version(file) => self.engine.disk.set_len(file, len),
         }
-        Ok(())
     }
 }

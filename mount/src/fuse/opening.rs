@@ -288,13 +288,12 @@ impl Fs {
         let promised = self.keep_promise(caller, &Promised::Draft(draft.clone()));
         let writer = self.engine.attach(draft, caller, promised);
         if access(flags).truncate && draft.is_written() {
-            if let Err(error) = self.engine.disk.set_len(&draft.file, 0) {
+            if let Err(error) = self.engine.cut(draft, 0) {
                 if self.engine.detach(&writer) {
                     self.settle_in_turn(draft.clone(), None);
                 }
                 return Err(error);
             }
-            draft.note_written(0);
         }
         let handle = self.add_handle(caller, node, Target::Writer(writer), flags);
         let flags = if direct {

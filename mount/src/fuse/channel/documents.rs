@@ -378,7 +378,7 @@ impl Fs {
         bytes: &[u8],
     ) -> io::Result<()> {
         self.engine.promise(draft);
-        let filled = self.fill_as(caller, || draft.file.write_all_at(bytes, 0));
+        let filled = self.fill_as(caller, bytes.len(), || draft.file.write_all_at(bytes, 0));
         let sealed = filled.and_then(|()| {
             self.engine.wrote(draft, bytes.len() as u64);
             self.engine.seal(draft)
@@ -415,12 +415,12 @@ impl Fs {
         };
         let written = self
             .reserve(caller, file, bytes.len() as u64)
-            .and_then(|()| self.fill_as(caller, || replace(bytes)));
+            .and_then(|()| self.fill_as(caller, bytes.len(), || replace(bytes)));
         let Err(error) = written else {
             return Ok(());
         };
         // Its blocks are its own, so that this needs no room but where each write takes new ones.
-        if let Err(lost) = self.fill_as(caller, || replace(&old)) {
+        if let Err(lost) = self.fill_as(caller, old.len(), || replace(&old)) {
             let text = format!("left half written by an update, and not restored: {lost}");
             self.engine.ledger.note(&target.path, caller.uid, text);
         }
@@ -434,7 +434,7 @@ impl Fs {
         }
         let keep = FallocateFlags::KEEP_SIZE;
         let reserve = || Ok(rustix::fs::fallocate(file, keep, 0, len)?);
-        match self.fill_as(caller, reserve) {
+        match self.fill_as(caller, len as usize, reserve) {
             // Some file systems cannot.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
             other => other,
@@ -443,14 +443,14 @@ impl Fs {
 
     /// Does what takes room on the disk as `caller`: it is counted as his, and takes set-user-id bits away.
     /// A full disk is tried again without the oldest of salvage.
-    fn fill_as(&self, caller: Caller, fill: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    fn fill_as(
+        &self,
+        caller: Caller,
+        len: usize,
+        fill: impl Fn() -> io::Result<()>,
+    ) -> io::Result<()> {
         let who = self.engine.processes.credentials(caller);
-        loop {
-            match self.engine.as_user(&who, &fill) {
-                Err(error) if error.kind() == io::ErrorKind::StorageFull && self.make_room() => {}
-                other => return other,
-            }
-        }
+        self.with_room(len as u64, || self.engine.as_user(&who, &fill))
     }
 
     /// Publishes `draft` as it is; has to run alone at its slot.
