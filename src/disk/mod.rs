@@ -143,6 +143,11 @@ pub trait Disk: Send + Sync + 'static {
     fn write_at(&self, file: &Self::File, data: &[u8], offset: u64) -> io::Result<usize>;
     /// Cuts or extends the file.
     fn set_len(&self, file: &Self::File, len: u64) -> io::Result<()>;
+    /// Gives back the space that the content of `file` takes. The content is lost; the length may stay, so that
+    /// it is still a file of that length to those who have it mapped.
+    fn drop_content(&self, file: &Self::File) -> io::Result<()> {
+        self.set_len(file, 0)
+    }
     /// Sets owner and group, then the permission bits.
     fn set_ownership(&self, file: &Self::File, owner: Ownership, mode: u32) -> io::Result<()>;
     /// Gives `to` the extended attributes and ACLs of `name` (what cannot be copied for lack of

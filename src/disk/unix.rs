@@ -215,6 +215,17 @@ impl Disk for SystemDisk {
     }
 
     #[cfg(target_os = "linux")]
+    fn drop_content(&self, file: &File) -> io::Result<()> {
+        use rustix::fs::FallocateFlags;
+        let len = file.metadata()?.len();
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        if len == 0 || rustix::fs::fallocate(file, hole, 0, len).is_err() {
+            return file.set_len(0);
+        }
+        file.set_len(len) // What is reserved behind the end goes, too.
+    }
+
+    #[cfg(target_os = "linux")]
     fn copy_content(&self, from: &File, to: &File, len: u64) -> io::Result<()> {
         copy::content(from, to, len)
     }

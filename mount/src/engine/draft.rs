@@ -341,9 +341,20 @@ impl<D: Disk> Draft<D> {
         }
     }
 
-    /// Whether it was emptied because there was no space for it.
+    /// Whether its content was dropped because there was no space for it.
     pub fn is_spent(&self) -> bool {
         self.spent.load(Ordering::Acquire)
+    }
+
+    /// That nothing is read from what was [dropped](Self::is_spent), nor written to it.
+    ///
+    /// # Errors
+    /// Why it was dropped.
+    pub fn check_unspent(&self) -> io::Result<()> {
+        match self.is_spent() {
+            true => Err(self.poisoned().unwrap_or(io::ErrorKind::StorageFull.into())),
+            false => Ok(()),
+        }
     }
 
     /// Says that it is.

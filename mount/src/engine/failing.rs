@@ -20,8 +20,9 @@
 //! | fsync, the wait for the data, the name in staging | any error | lost |
 //!
 //! A lost draft goes to salvage. But one that failed for want of space or quota would keep the disk full:
-//! it is *spent*, emptied at the moment of the failure, and everything that is asked of its content
-//! later fails with that error. Before that, salvage makes room: see [`Engine::with_room`].
+//! it is *spent*: its content is dropped at the moment of the failure, and everything that is asked of it
+//! later, reads included, fails with that error. Its length stays where the file system knows holes, so that nobody who has it
+//! mapped gets SIGBUS. Before that, salvage makes room: see [`Engine::with_room`].
 //!
 //! A version that is written in place is what it is on any file system: the program gets the error.
 
@@ -89,9 +90,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             true => (None, Some(draft.alone())),
             false => (Some(draft.changing()), None),
         };
-        if draft.is_spent() {
-            return Err(draft.poisoned().unwrap_or(ErrorKind::StorageFull.into()));
-        }
+        draft.check_unspent()?;
         let before = match compares {
             true => Some(self.disk.stat_file(&draft.file)?.len),
             false => None,
@@ -160,7 +159,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         self.spend(draft);
     }
 
-    /// Empties `draft` if it failed for want of space: it would only keep the disk full.
+    /// Drops the content of `draft` if it failed for want of space: it would only keep the disk full.
     pub(super) fn spend(&self, draft: &Draft<D>) {
         if !draft.poisoned().is_some_and(|error| is_full(&error)) {
             return;
@@ -170,14 +169,15 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         if draft.phase() == Phase::Published || draft.is_spent() {
             return;
         }
-        match self.disk.set_len(&draft.file, 0) {
+        match self.disk.drop_content(&draft.file) {
             Ok(()) => draft.set_spent(),
             Err(error) => log::warn!("{}: not emptied: {error}", draft.path.display()),
         }
     }
 
     /// Does `work`, which needs `bytes` of space, and again without the oldest of salvage as long as the disk is
-    /// full; `spare` gives back what is not salvage.
+    /// full; `spare` gives back what is not salvage. Nothing of salvage is dropped where all of it would not be
+    /// enough, nor where there is space.
     ///
     /// # Errors
     /// Those of `work`.
@@ -187,30 +187,40 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         spare: impl Fn() -> bool,
         mut work: impl FnMut() -> io::Result<T>,
     ) -> io::Result<T> {
+        // What a reservation has taken before it failed counts as there: it is given back.
+        let at_first = match bytes > SLACK {
+            true => self.available(),
+            false => None,
+        };
+        let mut may_fit = None;
         loop {
             match work() {
-                Err(error)
-                    if error.kind() == ErrorKind::StorageFull
-                        && (spare() || self.make_room(bytes)) => {}
+                Err(error) if error.kind() == ErrorKind::StorageFull => {
+                    if spare() {
+                        continue;
+                    }
+                    let Some(salvage) = &self.salvage else {
+                        return Err(error);
+                    };
+                    let now = self.available();
+                    let may_fit = *may_fit.get_or_insert_with(|| {
+                        let most = now.max(at_first);
+                        most.is_none_or(|most| most.saturating_add(salvage.total()) >= bytes)
+                    });
+                    // Where there is space it is something else that is full.
+                    let is_space = now.is_none_or(|now| now < bytes.saturating_add(SLACK));
+                    if !may_fit || !is_space || !salvage.make_room() {
+                        return Err(error);
+                    }
+                }
                 other => return other,
             }
         }
     }
 
-    /// Drops the oldest of salvage for somebody who needs `bytes` of space, and was told that there are none.
-    /// Whether that was done: not where all of salvage would not be enough, nor where there is space, so that
-    /// it is something else which is full.
-    fn make_room(&self, bytes: u64) -> bool {
-        let Some(salvage) = &self.salvage else {
-            return false;
-        };
-        let own = self.session.as_ref().map(|session| session.own_dir());
-        if let Some(available) = own.and_then(|own| self.disk.available(own)) {
-            let all = available.saturating_add(salvage.total());
-            if available >= bytes.saturating_add(SLACK) || all < bytes {
-                return false;
-            }
-        }
-        salvage.make_room()
+    /// How many bytes are left where salvage lies.
+    fn available(&self) -> Option<u64> {
+        let own = self.session.as_ref()?.own_dir();
+        self.disk.available(own)
     }
 }

@@ -396,7 +396,8 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             draft.path.display(),
             reason.text()
         );
-        let Some(salvage) = self.salvage.as_ref().filter(|_| len > 0) else {
+        let worth = len > 0 && !draft.is_spent();
+        let Some(salvage) = self.salvage.as_ref().filter(|_| worth) else {
             return true;
         };
         let name = draft.name().clone();

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 
-use polystore::disk::Disk;
+use polystore::disk::{Disk, SystemDisk};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::ReadWriteFlags;
 
@@ -40,7 +40,7 @@ struct Extent {
 impl Fs {
     /// Reads what is in the page cache, without waiting for the disk. `None` where that is not all.
     pub fn read_cached(&self, handle: &Handle, offset: u64, buffer: &mut [u8]) -> Option<usize> {
-        let content = self.content(handle).ok()?;
+        let content = self.readable(handle).ok()?;
         let file = content.file();
         let wanted = buffer.len();
         let slices = &mut [io::IoSliceMut::new(buffer)];
@@ -52,9 +52,18 @@ impl Fs {
         (offset + read as u64 >= end).then_some(read)
     }
 
+    /// What `handle` reads, unless that was dropped for want of space.
+    fn readable(&self, handle: &Handle) -> io::Result<Content<SystemDisk>> {
+        let content = self.content(handle)?;
+        if let Some(draft) = content.draft() {
+            draft.check_unspent()?;
+        }
+        Ok(content)
+    }
+
     /// Reads until `buffer` is full or the file ends.
     pub fn read(&self, handle: &Handle, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let content = self.content(handle)?;
+        let content = self.readable(handle)?;
         let mut filled = 0;
         while filled < buffer.len() {
             let at = offset + filled as u64;
@@ -180,36 +189,26 @@ impl Fs {
         mode: i32,
     ) -> io::Result<()> {
         let flags = FallocateFlags::from_bits_retain(mode as u32);
-        let changes_content = !flags.contains(FallocateFlags::KEEP_SIZE)
-            || flags.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE);
-        if !changes_content {
-            let content = self.content(handle)?;
-            // The reserved blocks of the disk are not everybody's.
-            let who = handle.credentials_of(caller, &self.engine.processes);
-            let reserve = || Ok(rustix::fs::fallocate(content.file(), flags, offset, len)?);
-            let work = || self.with_room(len, || self.engine.for_user(&who, reserve));
-            return match &content {
-                Content::Draft(draft) => self.engine.change(draft, (Change::Reserve, 0), work),
-                Content::Version(_) => work(),
-            };
-        }
-        let reserves = flags.difference(FallocateFlags::UNSHARE_RANGE).is_empty();
+        let reserves = flags
+            .difference(FallocateFlags::KEEP_SIZE | FallocateFlags::UNSHARE_RANGE)
+            .is_empty();
+        let keeps_size = flags.contains(FallocateFlags::KEEP_SIZE);
         let extent = Extent {
             keep: u64::MAX,
-            end: offset.saturating_add(len),
+            end: if keeps_size {
+                0
+            } else {
+                offset.saturating_add(len)
+            },
             bytes: if reserves { len } else { 0 },
         };
         let change = match reserves {
             true => Change::Reserve,
             false => Change::Reshape,
         };
-        self.changing(
-            Some(caller),
-            handle,
-            extent,
-            change,
-            |file| Ok(rustix::fs::fallocate(file, flags, offset, len)?),
-        )
+        self.changing(Some(caller), handle, extent, change, |file| {
+            Ok(rustix::fs::fallocate(file, flags, offset, len)?)
+        })
     }
 
     /// Where data or a hole starts.
@@ -250,7 +249,7 @@ impl Fs {
             Change::Copy,
             |target| {
                 // The same file, perhaps: an edit reads its draft from the first write on.
-                let source = self.content(from)?;
+                let source = self.readable(from)?;
                 let (mut at, mut into) = (from_offset, to_offset);
                 copied.set(rustix::fs::copy_file_range(
                     source.file(),
