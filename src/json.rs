@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -16,7 +15,7 @@ use crate::Durability;
 use crate::atomic::{AtomicFile, AtomicWriteOptions};
 use crate::disk::{Disk, SystemDisk};
 use crate::error::{FileError, FileLockError};
-use crate::lock::{FileLock, LockOptions, file_lock};
+use crate::lock::{FileLock, LockOptions, document_lock};
 use crate::target::Target;
 
 /// How JSON is laid out.
@@ -233,6 +232,9 @@ impl<E: Into<Box<dyn Error + Send + Sync>>> From<UpdateError<E>> for io::Error {
 /// also if it is empty, and is left alone. With [`serde_json::Value`] the order of
 /// keys is kept; numbers that fit neither 64 bits nor an `f64` are rounded.
 ///
+/// The lock file is made with the right to read, which is the right to lock, for those only who may write
+/// the file. One that belongs to a stranger in a sticky directory is an error.
+///
 /// Symbolic links are followed, and the lock is beside the file that they lead to. An
 /// update of the same file from within `update` waits for itself, until it times out.
 ///
@@ -291,19 +293,13 @@ fn lock_target<E>(
     };
     let mut target = find()?;
     loop {
-        let lock = file_lock(lock_path(&target.path), &options.lock).map_err(UpdateError::Lock)?;
+        let lock = document_lock(&target, &options.lock).map_err(UpdateError::Lock)?;
         // What was seen before the turn had come may be no longer so: the file, or even where the link leads.
         let locked = std::mem::replace(&mut target, find()?);
         if locked.path == target.path {
             return Ok((lock, target));
         }
     }
-}
-
-fn lock_path(path: &Path) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(".lock");
-    PathBuf::from(name)
 }
 
 fn read_value<T: DeserializeOwned, E>(

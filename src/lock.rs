@@ -1,14 +1,15 @@
 //! Taking turns by a lock file.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use crate::Durability;
-use crate::disk::{self, Disk, ReleaseWatch, SystemDisk};
+use crate::disk::{self, Disk, FileId, ReleaseWatch, SystemDisk};
 use crate::error::{FileLockError, FileLockTimeoutError, LOCK};
-use crate::target::make_directories;
+use crate::target::{Target, make_directories};
 
 /// How often a lock that was just announced to be free is tried at once, yielding in between:
 /// the announcement comes a moment before the lock of a process that ends is gone.
@@ -152,8 +153,32 @@ impl Drop for FileLock {
 /// # }
 /// ```
 pub fn file_lock(path: impl AsRef<Path>, options: &LockOptions) -> Result<FileLock, FileLockError> {
+    lock_in_time(path.as_ref(), None, options)
+}
+
+/// Waits for the lock of the document `target`, that of `NAME.lock` beside it. Who may not write the
+/// document gets no right to lock from the file, if it has to be made.
+pub(crate) fn document_lock(
+    target: &Target,
+    options: &LockOptions,
+) -> Result<FileLock, FileLockError> {
+    let path = target.path.with_file_name(lock_name(&target.name));
+    lock_in_time(&path, Some(target), options)
+}
+
+fn lock_name(document: &OsStr) -> OsString {
+    let mut name = document.to_owned();
+    name.push(".lock");
+    name
+}
+
+fn lock_in_time(
+    path: &Path,
+    document: Option<&Target>,
+    options: &LockOptions,
+) -> Result<FileLock, FileLockError> {
     let start = Instant::now();
-    let mut candidate = Candidate::open(path.as_ref(), options)?;
+    let mut candidate = Candidate::open(path, document, options)?;
     if !candidate.attempt()? {
         // A deadline that no clock can show is none.
         candidate.wait(
@@ -170,13 +195,15 @@ pub fn try_file_lock(
     path: impl AsRef<Path>,
     options: &LockOptions,
 ) -> Result<Option<FileLock>, FileLockError> {
-    let mut candidate = Candidate::open(path.as_ref(), options)?;
+    let mut candidate = Candidate::open(path.as_ref(), None, options)?;
     Ok(candidate.attempt()?.then(|| candidate.into_lock()))
 }
 
 /// Somebody who wants the lock. It has one descriptor, however often it tries.
 struct Candidate<'a> {
     path: &'a Path,
+    /// What the lock is for; `None` if it is the file at `path` and nothing more is known.
+    document: Option<&'a Target>,
     options: &'a LockOptions,
     file: File,
     writable: bool,
@@ -185,10 +212,15 @@ struct Candidate<'a> {
 }
 
 impl<'a> Candidate<'a> {
-    fn open(path: &'a Path, options: &'a LockOptions) -> Result<Candidate<'a>, FileLockError> {
-        let file = open_file(path, options, false)?;
+    fn open(
+        path: &'a Path,
+        document: Option<&'a Target>,
+        options: &'a LockOptions,
+    ) -> Result<Candidate<'a>, FileLockError> {
+        let file = open_file(path, document, options, false)?;
         Ok(Candidate {
             path,
+            document,
             options,
             file,
             writable: false,
@@ -199,7 +231,7 @@ impl<'a> Candidate<'a> {
     fn reopen(&mut self, writable: bool) -> Result<(), FileLockError> {
         self.watch = None;
         self.writable = writable;
-        self.file = open_file(self.path, self.options, writable)?;
+        self.file = open_file(self.path, self.document, self.options, writable)?;
         Ok(())
     }
 
@@ -231,10 +263,18 @@ impl<'a> Candidate<'a> {
     fn is_current(&self) -> Result<bool, FileLockError> {
         let ids = SystemDisk
             .stat_file(&self.file)
-            .and_then(|ours| Ok((ours.id, disk::id_at(self.path)?)));
+            .and_then(|ours| Ok((ours.id, self.id_now()?)));
         let (ours, current) =
             ids.map_err(|error| FileLockError::new("look at", self.path, error))?;
         Ok(current == Some(ours))
+    }
+
+    fn id_now(&self) -> io::Result<Option<FileId>> {
+        #[cfg(unix)]
+        if let Some(document) = self.document {
+            return disk::id_in(&document.dir, &lock_name(&document.name));
+        }
+        disk::id_at(self.path)
     }
 
     /// Returns when the lock is ours.
@@ -285,7 +325,24 @@ impl<'a> Candidate<'a> {
     }
 }
 
-fn open_file(path: &Path, options: &LockOptions, writable: bool) -> Result<File, FileLockError> {
+fn open_file(
+    path: &Path,
+    document: Option<&Target>,
+    options: &LockOptions,
+    writable: bool,
+) -> Result<File, FileLockError> {
+    #[cfg(unix)]
+    if let Some(document) = document {
+        let rights = match &document.old {
+            Some(known) => disk::LockRights::Document(&document.name, known),
+            None => disk::LockRights::NewDocument,
+        };
+        let name = lock_name(&document.name);
+        return disk::open_lock_in(&document.dir, &name, rights, writable)
+            .map_err(|error| FileLockError::new("open", path, error));
+    }
+    #[cfg(not(unix))]
+    let _ = document;
     let opened = match disk::open_lock(path, writable) {
         Err(error) if options.ensure_directory && error.kind() == io::ErrorKind::NotFound => {
             let parent = path.parent().unwrap_or(Path::new(""));

@@ -1,17 +1,17 @@
 //! From a path to the directory and the name where a new version belongs.
 
-use std::ffi::{OsStr, OsString};
+#[cfg(not(target_os = "linux"))]
+mod by_path;
+
+use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf, is_separator};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::Durability;
 use crate::disk::{Dir, Disk, Kind, Stat, SystemDisk};
 use crate::stage::not_replaced;
-
-/// As many symbolic links in a row as Linux follows.
-const MAX_LINKS: usize = 40;
 
 /// The place of a file, symbolic links followed.
 #[derive(Debug)]
@@ -28,38 +28,30 @@ impl Target {
     /// Finds where `path` leads: through symbolic links, relative and dangling ones, too.
     ///
     /// Missing directories are made if `ensure_directory` says so, and are as
-    /// durable as `durability` says when this returns.
+    /// durable as `durability` says when this returns. A link of somebody else in a sticky
+    /// directory that everybody may write is `PermissionDenied`; except on Linux only at the end of the path.
     pub(crate) fn find(
         path: &Path,
         ensure_directory: bool,
         durability: Durability,
     ) -> io::Result<Target> {
-        let mut path = path.to_owned();
-        for _ in 0..MAX_LINKS {
-            let (parent, name) = split(&path)?;
-            let dir = open_parent(parent, ensure_directory, durability)?;
-            let old = SystemDisk.stat(&dir, name)?;
-            match old.map(|old| old.kind) {
-                None | Some(Kind::File) => {
-                    return Ok(Target {
-                        dir: Arc::new(dir),
-                        name: name.to_owned(),
-                        old,
-                        path,
-                    });
-                }
-                Some(Kind::Symlink) => {
-                    refuse_special(&path)?;
-                    // A relative link starts where it lies, not where the process is.
-                    path = parent.join(fs::read_link(&path)?);
-                }
-                Some(kind) => return Err(not_replaced(kind)),
-            }
-        }
-        Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "too many symbolic links",
-        ))
+        #[cfg(target_os = "linux")]
+        let found = match ensure_directory {
+            true => crate::disk::find_or_make(path, durability),
+            false => crate::disk::find(path),
+        };
+        #[cfg(target_os = "linux")]
+        let (dir, name, path) = found.map(|found| (found.dir, found.name, found.path))?;
+        #[cfg(not(target_os = "linux"))]
+        let (dir, name, path) = by_path::find(path, ensure_directory, durability)?;
+        let mut target = Target {
+            dir: Arc::new(dir),
+            name,
+            old: None,
+            path,
+        };
+        target.look_again()?;
+        Ok(target)
     }
 
     /// Sees what is there now. A link or a directory that took the name is refused.
@@ -69,45 +61,6 @@ impl Target {
             None | Some(Kind::File) => Ok(()),
             Some(kind) => Err(not_replaced(kind)),
         }
-    }
-}
-
-/// The directory and the last component. A path that can only be a directory's is
-/// refused here, because [`Path`] takes "name/" and "name/." for "name".
-fn split(path: &Path) -> io::Result<(&Path, &OsStr)> {
-    if path.as_os_str().is_empty() {
-        return Err(io::ErrorKind::NotFound.into());
-    }
-    let text = path.as_os_str().to_string_lossy();
-    let last = text.rsplit(is_separator).next().unwrap_or_default();
-    let name = path
-        .file_name()
-        .filter(|_| !["", ".", ".."].contains(&last));
-    let name = name.ok_or(io::ErrorKind::IsADirectory)?;
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    Ok((parent.unwrap_or(Path::new(".")), name))
-}
-
-/// Links such as /dev/stdout lead to what has no path that could be followed.
-fn refuse_special(path: &Path) -> io::Result<()> {
-    match fs::metadata(path) {
-        Ok(known) if known.is_file() => Ok(()),
-        Ok(known) if known.is_dir() => Err(not_replaced(Kind::Directory)),
-        Ok(_) => Err(not_replaced(Kind::Other)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(error),
-    }
-}
-
-fn open_parent(parent: &Path, ensure: bool, durability: Durability) -> io::Result<Dir> {
-    match SystemDisk.open_dir(parent) {
-        Err(error) if ensure && error.kind() == io::ErrorKind::NotFound => {
-            make_directories(parent, durability)?;
-            SystemDisk.open_dir(parent)
-        }
-        other => other,
     }
 }
 

@@ -11,12 +11,9 @@ pub mod engine;
 pub mod fuse;
 #[cfg(target_os = "linux")]
 mod pool;
+#[cfg(target_os = "linux")]
+pub mod salvage;
 pub mod time;
 
 #[cfg(target_os = "linux")]
 pub use fuse::{MountError, MountOptions, Mounted, mount};
-
-/// What dropped drafts were kept, for their owners.
-pub mod salvage {
-    pub use crate::engine::salvage::{Item, Removed, list, purge, restore};
-}

@@ -22,8 +22,14 @@ pub use windows::{Dir, SystemDisk};
 mod release;
 
 pub(crate) use release::ReleaseWatch;
+#[cfg(target_os = "linux")]
+pub(crate) use unix::find_or_make;
+#[cfg(all(unix, not(target_os = "linux")))]
+pub(crate) use unix::refuse_foreign_link;
+#[cfg(target_os = "linux")]
+pub use unix::{Found, copy_attributes, find, find_in};
 #[cfg(unix)]
-pub use unix::{id_at, open_lock};
+pub use unix::{LockRights, document_lock_mode, id_at, id_in, open_lock, open_lock_in};
 #[cfg(unix)]
 pub(crate) use unix::{needs_writable, unlock};
 #[cfg(windows)]

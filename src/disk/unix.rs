@@ -3,8 +3,11 @@
 #[cfg(target_os = "linux")]
 mod copy;
 mod data;
+mod document_lock;
 #[cfg(target_os = "linux")]
 mod journal;
+#[cfg(target_os = "linux")]
+mod walk;
 #[cfg(target_os = "linux")]
 #[path = "unix/xattrs_linux.rs"]
 mod xattrs;
@@ -24,6 +27,12 @@ use rustix::fs::{AtFlags, FileType, FlockOperation, Gid, Mode, OFlags, RawMode, 
 use rustix::io::Errno;
 
 use super::{Disk, FileId, Kind, Ownership, Stat};
+
+pub use document_lock::{LockRights, document_lock_mode, open_lock_in};
+#[cfg(target_os = "linux")]
+pub(crate) use walk::find_or_make;
+#[cfg(target_os = "linux")]
+pub use walk::{Found, find, find_in};
 
 /// The computer's own file systems.
 #[derive(Clone, Copy, Debug, Default)]
@@ -327,11 +336,45 @@ pub fn id_at(path: &Path) -> io::Result<Option<FileId>> {
     }
 }
 
+/// Which file `name` in `dir` leads to, if to any.
+pub fn id_in(dir: &Dir, name: &OsStr) -> io::Result<Option<FileId>> {
+    match rustix::fs::statat(dir, component(name), AtFlags::empty()) {
+        Ok(stat) => Ok(Some(known(&stat).id)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives `to` the extended attributes and ACLs of an open file, as [`Disk::copy_xattrs`] does.
+#[cfg(target_os = "linux")]
+pub fn copy_attributes(from: &File, to: &File) -> io::Result<()> {
+    xattrs::copy_of(from, to)
+}
+
 /// Gives up a lock, also for other processes that were forked while it was held.
 pub(crate) fn unlock(file: &File) -> io::Result<()> {
     Ok(rustix::io::retry_on_intr(|| {
         rustix::fs::flock(file, FlockOperation::Unlock)
     })?)
+}
+
+/// Fails with `PermissionDenied` if the symbolic link at `path` must not be followed.
+///
+/// The rule is that of Linux' `fs.protected_symlinks`, whatever that is set to: in a sticky directory
+/// that everybody may write, a link is followed only if it belongs to the follower or to the
+/// owner of the directory. Anybody else could have put it there to lead the follower elsewhere.
+pub(crate) fn refuse_foreign_link(path: &Path, dir: &Stat, link: &Stat) -> io::Result<()> {
+    const STICKY_FOR_ALL: u32 = 0o1002;
+    let user = rustix::process::geteuid().as_raw();
+    if dir.mode & STICKY_FOR_ALL != STICKY_FOR_ALL || [user, dir.uid].contains(&link.uid) {
+        return Ok(());
+    }
+    let text = format!(
+        "{} is a symbolic link of user {} in a sticky directory that everybody may write: not followed",
+        path.display(),
+        link.uid
+    );
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
 }
 
 fn open_directory(base: impl AsFd, name: &OsStr, extra: OFlags) -> io::Result<Dir> {

@@ -3,6 +3,7 @@
 mod channel;
 mod commands;
 mod daemon;
+mod foreign;
 mod serving;
 mod site;
 mod taken;

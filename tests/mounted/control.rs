@@ -1,5 +1,7 @@
 //! The control channel.
 
+mod rights;
+
 use crate::harness::{count, mount_only};
 use std::time::Duration;
 

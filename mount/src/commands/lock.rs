@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::thread;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::NO_TURN;
-use super::place::{Spot, is_lock_name};
+use super::place::Spot;
 use super::turn::{NoTurn, Turn};
 use crate::cli::LockArgs;
 use crate::run::signals::unless_ignored;
@@ -30,18 +30,19 @@ pub fn command(args: LockArgs) -> Result<u8, Failure> {
     let failed = |error: io::Error| {
         Failure::with_code(format!("{}: {error}", quote::path(&args.file)), FAILED)
     };
-    let path = lock_file(&args.file).map_err(failed)?;
+    let file = Spot::of(&args.file).and_then(|spot| spot.lock_file());
+    let file = file.map_err(failed)?;
     let patience = match args.nonblock {
         true => Some(Duration::ZERO),
         false => args.timeout,
     };
     // Signals end the waiting, as they end any program.
-    let turn = Turn::take(&path, args.shared, patience).map_err(|refused| {
+    let turn = Turn::take(&file, args.shared, patience).map_err(|refused| {
         let code = match refused {
             NoTurn::TimedOut(_) => NO_TURN,
             NoTurn::Failed(_) => FAILED,
         };
-        Failure::with_code(refused.explain(&path), code)
+        Failure::with_code(refused.explain(&file), code)
     })?;
     // Who only shares it cannot pass it on.
     let passport = match args.shared {
@@ -54,15 +55,6 @@ pub fn command(args: LockArgs) -> Result<u8, Failure> {
     let status = run(&args.command, variable)?;
     drop(turn);
     Ok(exit_code(status))
-}
-
-/// What is locked for a turn at `file`.
-fn lock_file(file: &Path) -> io::Result<PathBuf> {
-    match file.file_name() {
-        // The open follows links; the lock is that of the file that it finds.
-        Some(name) if is_lock_name(name) => Ok(file.to_owned()),
-        _ => Ok(Spot::of(file)?.lock_file()),
-    }
 }
 
 fn run(
@@ -151,17 +143,5 @@ mod tests {
         assert_eq!(code(255 << 8), 255);
         assert_eq!(code(9), 137);
         assert_eq!(code(11 | 0x80), 139, "with a core dump");
-    }
-
-    #[test]
-    fn what_is_locked() {
-        let directory = tempfile::tempdir().unwrap();
-        let root = directory.path().canonicalize().unwrap();
-        std::os::unix::fs::symlink("real.json", root.join("link")).unwrap();
-        let of = |name: &str| lock_file(&root.join(name)).unwrap();
-        assert_eq!(of("x.lock"), root.join("x.lock"));
-        assert_eq!(of("x.json"), root.join("x.json.lock"));
-        assert_eq!(of("link"), root.join("real.json.lock"));
-        assert!(lock_file(&root.join("..")).is_err());
     }
 }

@@ -8,6 +8,7 @@ pub mod update;
 pub mod write;
 
 mod client;
+mod lock_file;
 mod place;
 mod plain;
 mod table;

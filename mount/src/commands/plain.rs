@@ -1,12 +1,12 @@
 //! Writing in a directory that is not mounted.
 
-use std::fs::{File, OpenOptions};
+use std::ffi::OsStr;
+use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 
+use polystore::disk::{Disk, SystemDisk};
 use polystore::{AtomicFile, AtomicWriteOptions};
-use rustix::fs::{Access, AtFlags, CWD, FallocateFlags};
+use rustix::fs::{Access, AtFlags, FallocateFlags};
 
 use super::place::Spot;
 
@@ -30,24 +30,23 @@ pub enum Way {
 /// # Errors
 /// This user may not write it, as anywhere.
 pub fn way(spot: &Spot) -> io::Result<Way> {
-    let path = spot.path();
     if spot.is_lock() {
         return Ok(Way::InPlace);
     }
-    let known = match path.metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Way::Replaced),
-        known => known?,
+    let Some(known) = spot.known()? else {
+        return Ok(Way::Replaced);
     };
-    let may = |path: &Path, access| rustix::fs::accessat(CWD, path, access, AtFlags::EACCESS);
-    may(&path, Access::WRITE_OK)?;
+    let may =
+        |name: &OsStr, access| rustix::fs::accessat(&*spot.handle, name, access, AtFlags::EACCESS);
+    may(&spot.name, Access::WRITE_OK)?;
     let user = rustix::process::geteuid();
-    let dir = spot.dir.metadata()?;
-    let owned = user.is_root() || known.uid() == user.as_raw();
-    let sticky = dir.mode() & STICKY != 0 && !owned && dir.uid() != user.as_raw();
+    let dir = SystemDisk.stat_dir(&spot.handle)?;
+    let owned = user.is_root() || known.uid == user.as_raw();
+    let sticky = dir.mode & STICKY != 0 && !owned && dir.uid != user.as_raw();
     let replaceable = owned
         && !sticky
-        && known.nlink() == 1
-        && may(&spot.dir, Access::WRITE_OK | Access::EXEC_OK).is_ok();
+        && known.links == 1
+        && may(OsStr::new("."), Access::WRITE_OK | Access::EXEC_OK).is_ok();
     Ok(match replaceable {
         true => Way::Replaced,
         false => Way::InPlace,
@@ -64,22 +63,17 @@ pub fn stage(spot: &Spot) -> io::Result<AtomicFile> {
 pub fn replace(spot: &Spot, content: &[u8]) -> io::Result<()> {
     if way(spot)? == Way::InPlace {
         let len = content.len() as u64;
-        return write_in_place(&spot.path(), &mut &content[..], len);
+        return write_in_place(spot, &mut &content[..], len);
     }
     let mut file = stage(spot)?;
     file.write_all(content)?;
     file.commit()
 }
 
-/// Writes the file at `path` itself, with the `len` bytes of `content`. Where the disk is full it stays
+/// Writes the file at `spot` itself, with the `len` bytes of `content`. Where the disk is full it stays
 /// as it was.
-pub fn write_in_place(path: &Path, content: &mut dyn Read, len: u64) -> io::Result<()> {
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)?;
+pub fn write_in_place(spot: &Spot, content: &mut dyn Read, len: u64) -> io::Result<()> {
+    let mut file = open_to_write(spot)?;
     let mut old = Vec::new();
     let small = file.metadata()?.len() <= PUT_BACK;
     if small {
@@ -92,6 +86,16 @@ pub fn write_in_place(path: &Path, content: &mut dyn Read, len: u64) -> io::Resu
         let _ = write_over(&mut file, &mut &old[..]);
     }
     written
+}
+
+fn open_to_write(spot: &Spot) -> io::Result<File> {
+    match SystemDisk.open(&spot.handle, &spot.name, true) {
+        // Only where it is missing: Linux may refuse O_CREAT for others' files in sticky directories.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            SystemDisk.create_new(&spot.handle, &spot.name, 0o666)
+        }
+        opened => opened,
+    }
 }
 
 fn write_over(file: &mut File, content: &mut dyn Read) -> io::Result<()> {

@@ -20,8 +20,7 @@ pub fn command(args: SalvageArgs) -> Result<(), Failure> {
 
 fn list(directory: &Path, json: bool) -> Result<(), Failure> {
     let data = locate::data(directory)?;
-    let mut items = salvage::list(&data.reach).map_err(|error| {
-        let error = data.explain(&error);
+    let mut items = salvage::list(&data.dir).map_err(|error| {
         Failure::new(format!("salvage of {}: {error}", quote::path(&data.shown)))
     })?;
     items.sort_by(|a, b| (a.time, &a.id).cmp(&(b.time, &b.id)));
@@ -45,24 +44,18 @@ fn restore(directory: &Path, id: &str, to: Option<&Path>, force: bool) -> Result
         .map(std::path::absolute)
         .transpose()
         .map_err(|error| Failure::new(format!("--to: {error}")))?;
-    let restored = salvage::restore(&data.reach, id, to.as_deref(), force).map_err(|error| {
+    let restored = salvage::restore(&data.dir, id, to.as_deref(), force).map_err(|error| {
         let advice = match error.kind() {
             std::io::ErrorKind::AlreadyExists => {
                 " (--force replaces it, --to FILE restores elsewhere)"
             }
             _ => "",
         };
-        Failure::new(format!(
-            "salvage {}: {}{advice}",
-            quote::text(id),
-            data.explain(&error)
-        ))
+        let place = quote::path(&data.shown);
+        let id = quote::text(id);
+        Failure::new(format!("salvage of {place}: {id}: {error}{advice}"))
     })?;
-    // What was reached through /proc is shown by its own name.
-    let shown = match restored.strip_prefix(&data.reach) {
-        Ok(below) => data.shown.join(below),
-        Err(_) => data.shown.join(restored),
-    };
+    let shown = data.shown.join(restored);
     output(format!("{}\n", quote::path(&shown)).as_bytes())
 }
 
@@ -78,15 +71,15 @@ fn purge(args: &PurgeArgs) -> Result<(), Failure> {
         Some(limit) => item.time < limit,
         None => args.all || args.ids.contains(&item.id),
     };
-    let removed = salvage::purge(&data.reach, wanted)
-        .map_err(|error| Failure::new(format!("{place}: {}", data.explain(&error))))?;
+    let removed = salvage::purge(&data.dir, wanted)
+        .map_err(|error| Failure::new(format!("{place}: {error}")))?;
     let unknown = (args.ids.iter())
         .filter(|id| !removed.iter().any(|removed| removed.item.id == **id))
         .map(|id| format!("{place}: no {} in it", quote::text(id)));
     let failed = removed.iter().filter_map(|removed| {
         let error = removed.result.as_ref().err()?;
         let id = quote::text(&removed.item.id);
-        Some(format!("{place}: {id}: {}", data.explain(error)))
+        Some(format!("{place}: {id}: {error}"))
     });
     let problems: Vec<String> = unknown.chain(failed).collect();
     output(said_of(&removed).as_bytes())?;

@@ -4,7 +4,6 @@ mod plain;
 mod show;
 
 use std::io::{self, IsTerminal, Write};
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use polystore_mount::control::{ControlError, StatusReply, read_reply};
 use super::client::Mount;
 use super::place::failed;
 use crate::cli::StatusArgs;
-use crate::{Failure, complain, quote};
+use crate::{Failure, complain, locate, quote};
 
 /// Moves to the corner of the terminal and clears it.
 const CLEAR: &[u8] = b"\x1b[H\x1b[2J";
@@ -75,7 +74,7 @@ fn once(args: &StatusArgs) -> Result<Seen, Failure> {
         |error: ControlError| Failure::new(format!("{shown}: {}", quote::text(&error.message)));
     match Mount::of(&dir).map_err(fail)? {
         Some(mount) => of_mount(&mount, args.json).map_err(fail),
-        None => of_directory(&dir, args),
+        None => of_directory(args),
     }
 }
 
@@ -92,11 +91,8 @@ fn of_mount(mount: &Mount, json: bool) -> Result<Seen, ControlError> {
     })
 }
 
-fn of_directory(dir: &Path, args: &StatusArgs) -> Result<Seen, Failure> {
-    if !dir.is_dir() {
-        return Err(failed(&args.dir)(io::ErrorKind::NotADirectory.into()));
-    }
-    let directory = plain::Directory::look(dir).map_err(failed(&args.dir))?;
+fn of_directory(args: &StatusArgs) -> Result<Seen, Failure> {
+    let directory = plain::Directory::look(&locate::data(&args.dir)?).map_err(failed(&args.dir))?;
     let text = match args.json {
         true => format!("{}\n", directory.json()),
         false => directory.text(),

@@ -7,7 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::Duration;
@@ -16,8 +16,8 @@ use polystore::disk::{self, Disk, FileId, SystemDisk};
 use rustix::fs::{FlockOperation, MemfdFlags};
 use rustix::io::{Errno, FdFlags};
 
+use super::lock_file::LockFile;
 use crate::quote;
-use crate::run::mountinfo;
 
 /// What tells the commands that a holder starts that they are his: `PID:DEVICE:INODE:DESCRIPTOR`,
 /// with commas. As in a mount, those whom the holder started need not wait for him. They wait for
@@ -54,8 +54,8 @@ pub enum NoTurn {
 
 impl NoTurn {
     /// What people read of it.
-    pub fn explain(&self, lock_file: &Path) -> String {
-        let shown = quote::path(lock_file);
+    pub fn explain(&self, lock_file: &LockFile) -> String {
+        let shown = quote::path(&lock_file.path());
         match self {
             NoTurn::TimedOut(time) if time.is_zero() => {
                 format!("{shown}: somebody else holds the lock")
@@ -69,11 +69,14 @@ impl NoTurn {
 }
 
 impl Turn {
-    /// Waits for the lock of `path`, which is made if it is missing, for `patience`, or for ever.
-    pub fn take(path: &Path, shared: bool, patience: Option<Duration>) -> Result<Turn, NoTurn> {
-        let lender = lender(path).map_err(NoTurn::Failed)?;
+    /// Waits for the lock of `file`, which is made if it is missing, for `patience`, or for ever.
+    pub fn take(file: &LockFile, shared: bool, patience: Option<Duration>) -> Result<Turn, NoTurn> {
+        let lender = lender(file).map_err(NoTurn::Failed)?;
         let id = lender.as_ref().map(|(_, id)| *id);
-        let place = lender.map_or(path.to_owned(), |(place, _)| place);
+        let place = match lender {
+            Some((lent, _)) => Place::Lent(lent),
+            None => Place::File(file.clone()),
+        };
         let mut turn = match patience {
             None => lock(&place, shared, true).map_err(NoTurn::Failed),
             Some(time) if time.is_zero() => match lock(&place, shared, false) {
@@ -118,12 +121,35 @@ impl Drop for Turn {
     }
 }
 
+/// Where there is what is locked.
+enum Place {
+    File(LockFile),
+    /// A file that an ancestor has open.
+    Lent(PathBuf),
+}
+
+impl Place {
+    fn open(&self, writable: bool) -> io::Result<File> {
+        match self {
+            Place::File(file) => file.open(writable),
+            Place::Lent(path) => disk::open_lock(path, writable),
+        }
+    }
+
+    fn id(&self) -> io::Result<Option<FileId>> {
+        match self {
+            Place::File(file) => file.id(),
+            Place::Lent(path) => disk::id_at(path),
+        }
+    }
+}
+
 /// No system call waits for a lock and gives up after a time, so a thread waits that can be left
 /// behind. If it gets the lock afterwards, it drops it.
-fn lock_within(path: PathBuf, shared: bool, time: Duration) -> Result<Turn, NoTurn> {
+fn lock_within(place: Place, shared: bool, time: Duration) -> Result<Turn, NoTurn> {
     let (tell, told) = mpsc::channel();
     let wait = move || {
-        let _ = tell.send(lock(&path, shared, true)); // Nobody may be listening any more.
+        let _ = tell.send(lock(&place, shared, true)); // Nobody may be listening any more.
     };
     thread::Builder::new()
         .name("lock".into())
@@ -138,43 +164,43 @@ fn lock_within(path: PathBuf, shared: bool, time: Duration) -> Result<Turn, NoTu
     }
 }
 
-fn lock(path: &Path, shared: bool, wait: bool) -> io::Result<Turn> {
+fn lock(place: &Place, shared: bool, wait: bool) -> io::Result<Turn> {
     let operation = match (shared, wait) {
         (false, true) => FlockOperation::LockExclusive,
         (true, true) => FlockOperation::LockShared,
         (false, false) => FlockOperation::NonBlockingLockExclusive,
         (true, false) => FlockOperation::NonBlockingLockShared,
     };
-    let mut file = disk::open_lock(path, false)?;
+    let mut file = place.open(false)?;
     loop {
         match rustix::io::retry_on_intr(|| rustix::fs::flock(&file, operation)) {
             Ok(()) => {}
             // NFS gives an exclusive lock to a writable descriptor only.
             Err(Errno::BADF) => {
-                file = disk::open_lock(path, true)?;
+                file = place.open(true)?;
                 rustix::io::retry_on_intr(|| rustix::fs::flock(&file, operation))?;
             }
             Err(error) => return Err(error.into()),
         }
         let id = SystemDisk.stat_file(&file)?.id;
-        if disk::id_at(path)? == Some(id) {
+        if place.id()? == Some(id) {
             return Ok(Turn { file, id });
         }
         // Somebody removed the file, and others may by now have locked the next of that name.
-        file = disk::open_lock(path, false)?;
+        file = place.open(false)?;
     }
 }
 
-/// What is locked in place of `path`, and which file that is, if an ancestor of this process has the
+/// What is locked in place of `file`, and which file that is, if an ancestor of this process has the
 /// turn at it. In a mount it is the mount who lets descendants pass.
-fn lender(path: &Path) -> io::Result<Option<(PathBuf, FileId)>> {
+fn lender(file: &LockFile) -> io::Result<Option<(PathBuf, FileId)>> {
     let Ok(held) = std::env::var(HELD) else {
         return Ok(None);
     };
-    let Some(id) = disk::id_at(path)? else {
+    let Some(id) = file.id()? else {
         return Ok(None);
     };
-    if mountinfo::mount_of(path)?.is_some_and(|entry| entry.is_polystore()) {
+    if file.mount()?.is_some_and(|entry| entry.is_polystore()) {
         return Ok(None);
     }
     let lenders: Vec<(u32, u32)> = lenders_of(&held, id).collect();
@@ -217,24 +243,30 @@ fn ancestors() -> impl Iterator<Item = u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::place::Spot;
+    use std::path::Path;
+
+    fn file(path: &Path) -> LockFile {
+        Spot::of(path).unwrap().lock_file().unwrap()
+    }
 
     fn attempt(path: &Path, shared: bool) -> bool {
-        Turn::take(path, shared, Some(Duration::ZERO)).is_ok()
+        Turn::take(&file(path), shared, Some(Duration::ZERO)).is_ok()
     }
 
     #[test]
     fn turns_exclude_and_share() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x.lock");
-        let turn = Turn::take(&path, false, None).unwrap();
+        let turn = Turn::take(&file(&path), false, None).unwrap();
         assert!(!attempt(&path, false) && !attempt(&path, true));
-        let late = Turn::take(&path, false, Some(Duration::from_millis(30))).unwrap_err();
+        let late = Turn::take(&file(&path), false, Some(Duration::from_millis(30))).unwrap_err();
         assert!(
-            late.explain(&path)
+            late.explain(&file(&path))
                 .ends_with("x.lock: somebody else held the lock for 30ms")
         );
         drop(turn);
-        let _reader = Turn::take(&path, true, None).unwrap();
+        let _reader = Turn::take(&file(&path), true, None).unwrap();
         assert!(attempt(&path, true) && !attempt(&path, false));
         assert!(path.exists());
     }
@@ -243,14 +275,14 @@ mod tests {
     fn a_file_that_was_replaced_is_not_the_lock() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("x.lock");
-        let old = Turn::take(&path, false, None).unwrap();
+        let old = Turn::take(&file(&path), false, None).unwrap();
         let waiter = {
             let path = path.clone();
-            thread::spawn(move || Turn::take(&path, false, Some(Duration::from_secs(20))))
+            thread::spawn(move || Turn::take(&file(&path), false, Some(Duration::from_secs(20))))
         };
         thread::sleep(Duration::from_millis(50));
         std::fs::remove_file(&path).unwrap();
-        let new = Turn::take(&path, false, None).unwrap();
+        let new = Turn::take(&file(&path), false, None).unwrap();
         drop(old);
         thread::sleep(Duration::from_millis(50));
         assert!(!waiter.is_finished(), "it has the lock of a removed file");

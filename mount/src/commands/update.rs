@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
+use polystore::disk::{Disk, SystemDisk};
 use polystore_mount::control::{
     Change, Code, ControlError, MAX_DOCUMENT, MAX_REQUEST_DEPTH, Request, UpdateReply, edit, json,
     parse_request,
@@ -14,6 +15,7 @@ use polystore_mount::control::{
 use serde_json::Value;
 
 use super::client::{Mount, without_path};
+use super::lock_file::LockFile;
 use super::place::{Spot, failed};
 use super::turn::{NoTurn, Turn};
 use super::{NO_TURN, plain};
@@ -32,6 +34,7 @@ const ANY_NAME: &str = "file";
 pub fn command(args: &UpdateArgs) -> Result<(), Failure> {
     let asked = Asked::read(args)?;
     let spot = Spot::of(&args.file).map_err(failed(&args.file))?;
+    spot.known().map_err(failed(&args.file))?;
     let wrong = |error: ControlError| explain(&args.file, &error);
     let value = match Mount::of(&spot.dir).map_err(wrong)? {
         Some(mount) => {
@@ -134,10 +137,10 @@ fn update(file: &Path, mut spot: Spot, asked: &Asked) -> Result<Value, ControlEr
         return Err(ControlError::invalid("not an update"));
     };
     let _turn = loop {
-        let turn = take(&spot.lock_file(), timeout)?;
+        let turn = take(&spot.lock_file()?, timeout)?;
         // A link may lead elsewhere since it was looked at.
-        let now = Spot::of(file)?;
-        if std::mem::replace(&mut spot, now) == spot {
+        let before = std::mem::replace(&mut spot, Spot::of(file)?);
+        if before.is_same(&spot)? {
             break turn;
         }
     };
@@ -145,7 +148,7 @@ fn update(file: &Path, mut spot: Spot, asked: &Asked) -> Result<Value, ControlEr
 }
 
 fn apply(spot: &Spot, default: Option<&Value>, change: &Change) -> Result<Value, ControlError> {
-    let text = read(&spot.path())?;
+    let text = read(spot)?;
     let edited = edit(text.as_deref(), default, change)?;
     if let Some(bytes) = &edited.bytes {
         plain::replace(spot, bytes)?;
@@ -154,8 +157,8 @@ fn apply(spot: &Spot, default: Option<&Value>, change: &Change) -> Result<Value,
 }
 
 /// The content of a document, if there is one.
-fn read(path: &Path) -> Result<Option<Vec<u8>>, ControlError> {
-    let file = match fs::File::open(path) {
+fn read(spot: &Spot) -> Result<Option<Vec<u8>>, ControlError> {
+    let file = match SystemDisk.open(&spot.handle, &spot.name, false) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file?,
     };
@@ -165,7 +168,7 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>, ControlError> {
     Ok(Some(text))
 }
 
-fn take(lock: &Path, timeout: Duration) -> Result<Turn, ControlError> {
+fn take(lock: &LockFile, timeout: Duration) -> Result<Turn, ControlError> {
     // In the words of a mount.
     Turn::take(lock, false, Some(timeout)).map_err(|refused| match &refused {
         NoTurn::TimedOut(time) if time.is_zero() => {

@@ -13,11 +13,11 @@ use rustix::io::Errno;
 use tempfile::SpooledTempFile;
 
 use super::NO_TURN;
+use super::lock_file::LockFile;
 use super::place::{Spot, failed, is_document_name};
 use super::plain::{self, Way};
 use super::turn::{NoTurn, Turn};
 use crate::cli::WriteArgs;
-use crate::run::mountinfo;
 use crate::{Failure, complain, quote};
 
 /// What is kept in memory of standard input; the rest goes to a file without a name.
@@ -33,19 +33,11 @@ const AGAIN: Duration = Duration::from_millis(50);
 pub fn command(args: &WriteArgs) -> Result<(), Failure> {
     let failed = failed(&args.file);
     let spot = Spot::of(&args.file).map_err(&failed)?;
-    let path = spot.path();
-    match path.symlink_metadata() {
-        Ok(known) if known.is_dir() => return Err(failed(io::ErrorKind::IsADirectory.into())),
-        Ok(known) if !known.is_file() => {
-            return Err(failed(io::Error::other("not a regular file")));
-        }
-        // What else is wrong, the opening says.
-        _ => {}
-    }
-    let mount = mountinfo::mount_of(&spot.dir).map_err(&failed)?;
+    spot.known().map_err(&failed)?;
+    let mount = spot.mount().map_err(&failed)?;
     if mount.is_some_and(|entry| entry.is_polystore()) {
         let mut content = soak_up()?;
-        let file = open_in_turn(&path, args.timeout).map_err(|refused| match refused {
+        let file = open_in_turn(&spot, args.timeout).map_err(|refused| match refused {
             NoTurn::TimedOut(time) => late(&args.file, time),
             NoTurn::Failed(error) => failed(error),
         })?;
@@ -93,15 +85,16 @@ fn write_in_place(args: &WriteArgs, spot: &Spot) -> Result<(), Failure> {
     let len = content.seek(SeekFrom::End(0)).map_err(&failed)?;
     content.rewind().map_err(&failed)?;
     let _turn = turn_of(args, spot)?;
-    plain::write_in_place(&spot.path(), &mut content, len).map_err(failed)
+    plain::write_in_place(spot, &mut content, len).map_err(failed)
 }
 
 /// The turn at a lock file, or at a document that has one beside it.
 fn turn_of(args: &WriteArgs, spot: &Spot) -> Result<Option<Turn>, Failure> {
-    let lock = spot.lock_file();
+    let failed = failed(&args.file);
+    let lock = spot.lock_file().map_err(&failed)?;
     let patience = match spot.is_lock() {
         true => args.timeout,
-        false if is_document_name(&spot.name) && lock.exists() => {
+        false if is_document_name(&spot.name) && lock.id().map_err(failed)?.is_some() => {
             args.timeout.or(Some(DOCUMENT_PATIENCE))
         }
         false => return Ok(None),
@@ -121,7 +114,7 @@ fn replace(args: &WriteArgs, spot: &Spot) -> Result<(), Failure> {
 }
 
 /// The turn at `file`, for which `lock` is locked.
-fn take(file: &Path, lock: &Path, patience: Option<Duration>) -> Result<Turn, Failure> {
+fn take(file: &Path, lock: &LockFile, patience: Option<Duration>) -> Result<Turn, Failure> {
     Turn::take(lock, false, patience).map_err(|refused| match refused {
         NoTurn::TimedOut(time) => late(file, time),
         NoTurn::Failed(_) => Failure::new(refused.explain(lock)),
@@ -156,8 +149,9 @@ fn fill(mut file: File, content: &mut SpooledTempFile) -> io::Result<()> {
 }
 
 /// Opens a file to rewrite it, which in a mount may have to wait for its turn.
-fn open_in_turn(path: &Path, timeout: Option<Duration>) -> Result<File, NoTurn> {
+fn open_in_turn(spot: &Spot, timeout: Option<Duration>) -> Result<File, NoTurn> {
     let mut flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+    flags |= OFlags::NOFOLLOW | OFlags::NOCTTY;
     if timeout == Some(Duration::ZERO) {
         flags |= OFlags::NONBLOCK;
     }
@@ -167,7 +161,7 @@ fn open_in_turn(path: &Path, timeout: Option<Duration>) -> Result<File, NoTurn> 
     let over = || alarm.as_ref().is_some_and(Alarm::has_rung);
     loop {
         // Not through `std`, which would go on waiting after a signal.
-        match rustix::fs::open(path, flags, Mode::from_raw_mode(0o666)) {
+        match rustix::fs::openat(&*spot.handle, &spot.name, flags, Mode::from_raw_mode(0o666)) {
             Ok(file) => return Ok(file.into()),
             Err(Errno::INTR | Errno::TIMEDOUT) if over() => {
                 return Err(NoTurn::TimedOut(timeout.unwrap_or_default()));
@@ -244,7 +238,8 @@ mod tests {
     fn closing_reports_and_alarms_ring() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("f");
-        let file = open_in_turn(&path, Some(Duration::from_secs(5))).unwrap();
+        let spot = Spot::of(&path).unwrap();
+        let file = open_in_turn(&spot, Some(Duration::from_secs(5))).unwrap();
         close(file).unwrap();
         let alarm = Alarm::set(Duration::from_millis(10)).unwrap();
         let deadline = Instant::now() + Duration::from_secs(5);

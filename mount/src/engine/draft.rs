@@ -136,6 +136,7 @@ pub struct Draft<D: Disk> {
     dirty: AtomicBool,
     high_water: AtomicU64,
     spent: AtomicBool,
+    noted: AtomicBool,
     content: RwLock<()>,
     name: Mutex<StagedName>,
     syncing: Mutex<()>,
@@ -200,6 +201,7 @@ impl<D: Disk> Draft<D> {
             dirty: AtomicBool::new(false),
             high_water: AtomicU64::new(0),
             spent: AtomicBool::new(false),
+            noted: AtomicBool::new(false),
             content: RwLock::new(()),
             name: Mutex::new(new.name),
             syncing: Mutex::new(()),
@@ -339,6 +341,16 @@ impl<D: Disk> Draft<D> {
             state.poison = Some(error.kind());
             state.errno = error.raw_os_error();
         }
+    }
+
+    /// Whether there is a note in staging that says what it is.
+    pub fn is_noted(&self) -> bool {
+        self.noted.load(Ordering::Acquire)
+    }
+
+    /// Says that there is.
+    pub fn set_noted(&self) {
+        self.noted.store(true, Ordering::Release);
     }
 
     /// Whether its content was dropped because there was no space for it.

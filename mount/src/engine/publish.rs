@@ -73,6 +73,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         match session.link(&draft.file, &staged) {
             Ok(()) => {
                 session.describe(&staged, &self.description(draft, Reason::MountDied));
+                draft.set_noted();
                 *name = StagedName::Staging(staged);
             }
             Err(error) => log::debug!("{}: not secured: {error}", draft.path.display()),
@@ -242,7 +243,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             match (&staged, from) {
                 (StagedName::Staging(name) | StagedName::Beside(name), Some(from)) => {
                     self.disk.rename(from, name, &to.dir, to.name(), true)?;
-                    self.undescribe(&staged);
+                    if draft.is_noted() {
+                        self.undescribe(&staged);
+                    }
                 }
                 _ => return Err(io::Error::other("a draft lost its name")),
             }

@@ -16,10 +16,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use polystore::disk::{Disk, Kind, SystemDisk};
+use polystore::disk::Disk;
 use serde_json::{Value, json};
 
-use super::staging::{self, OWN_DIR, ensure_dir};
+use super::staging::{self, ensure_dir};
 use super::unpoisoned;
 
 /// The directory of salvage in `.polystore`.
@@ -103,7 +103,7 @@ impl Description {
         }
     }
 
-    pub(super) fn to_json(&self) -> Vec<u8> {
+    pub(crate) fn to_json(&self) -> Vec<u8> {
         let path = self.path.as_deref().map(path_to_json);
         let note = json!({
             "path": path,
@@ -140,7 +140,7 @@ fn path_to_json(path: &Path) -> Value {
     }
 }
 
-fn path_from_json(value: &Value) -> Option<PathBuf> {
+pub(crate) fn path_from_json(value: &Value) -> Option<PathBuf> {
     use std::os::unix::ffi::OsStringExt;
     if let Some(text) = value.as_str() {
         return Some(PathBuf::from(text));
@@ -419,13 +419,13 @@ fn is_full(error: &io::Error) -> bool {
     )
 }
 
-fn note_of(id: &OsStr) -> OsString {
+pub(crate) fn note_of(id: &OsStr) -> OsString {
     let mut note = id.to_owned();
     note.push(NOTE);
     note
 }
 
-fn is_note(name: &OsStr) -> bool {
+pub(crate) fn is_note(name: &OsStr) -> bool {
     name.as_encoded_bytes().ends_with(NOTE.as_bytes())
 }
 
@@ -440,217 +440,8 @@ fn seconds(time: SystemTime) -> u64 {
         .map_or(0, |since| since.as_secs())
 }
 
-fn born(id: &OsStr) -> u64 {
+pub(crate) fn born(id: &OsStr) -> u64 {
     id.to_str()
         .and_then(|id| id.split('-').next()?.parse().ok())
         .unwrap_or(0)
-}
-
-/// Something in salvage.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Item {
-    /// What it is asked for by.
-    pub id: String,
-    /// Where it was to be published, from the root of the data; `None` if that was not known.
-    pub path: Option<PathBuf>,
-    /// Why it was not.
-    pub reason: String,
-    /// Its length in bytes.
-    pub size: u64,
-    /// When it was dropped.
-    pub time: SystemTime,
-    /// Number and name of the process that opened it.
-    pub process: Option<String>,
-}
-
-/// What is in the salvage of the data directory `data`, newest first.
-///
-/// # Errors
-/// Those of reading it; a directory without salvage has an empty one.
-pub fn list(data: &Path) -> io::Result<Vec<Item>> {
-    let dir = data.join(OWN_DIR).join(DIR);
-    let entries = match std::fs::read_dir(&dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
-    };
-    let mut items = Vec::new();
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name();
-        if let Some(id) = name.to_str().filter(|_| !is_note(&name)) {
-            match item(&dir, id, &entry) {
-                // Restored or removed by somebody else meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                item => items.push(item?),
-            }
-        }
-    }
-    items.sort_by(|a, b| b.id.cmp(&a.id));
-    Ok(items)
-}
-
-fn item(dir: &Path, id: &str, entry: &std::fs::DirEntry) -> io::Result<Item> {
-    let note: Value = std::fs::read(dir.join(note_of(OsStr::new(id))))
-        .ok()
-        .and_then(|text| serde_json::from_slice(&text).ok())
-        .unwrap_or(Value::Null);
-    let text = |key: &str| note.get(key).and_then(Value::as_str).map(str::to_owned);
-    Ok(Item {
-        id: id.to_owned(),
-        path: note.get("path").and_then(path_from_json),
-        reason: text("reason").unwrap_or_else(|| "unknown".to_owned()),
-        size: entry.metadata()?.len(),
-        time: UNIX_EPOCH + Duration::from_secs(born(OsStr::new(id))),
-        process: text("process"),
-    })
-}
-
-/// Something that was to be removed from salvage.
-#[derive(Debug)]
-pub struct Removed {
-    /// What it was.
-    pub item: Item,
-    /// Whether it is gone.
-    pub result: io::Result<()>,
-}
-
-/// Removes what is `wanted` from the salvage of the data directory `data`, which may be mounted
-/// meanwhile. What another process restores or removes at the same time is not among the result;
-/// what cannot be removed, because it is another user's, does not keep the others.
-///
-/// # Errors
-/// Those of [`list`].
-pub fn purge(data: &Path, wanted: impl Fn(&Item) -> bool) -> io::Result<Vec<Removed>> {
-    let dir = data.join(OWN_DIR).join(DIR);
-    let mut removed = Vec::new();
-    for item in list(data)?.into_iter().filter(wanted) {
-        let result = std::fs::remove_file(dir.join(&item.id));
-        if matches!(&result, Err(error) if error.kind() == io::ErrorKind::NotFound) {
-            continue;
-        }
-        // The note last: one that stays behind is removed by a mount, a draft without one is kept.
-        let result = result.and_then(|()| {
-            match std::fs::remove_file(dir.join(note_of(OsStr::new(&item.id)))) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-                _ => Ok(()),
-            }
-        });
-        removed.push(Removed { item, result });
-    }
-    Ok(removed)
-}
-
-/// Puts the salvaged draft `id` of `data` back in one step: to its old path, or to `to`.
-/// Returns where it is then.
-///
-/// # Errors
-/// `NotFound` for an unknown id, `InvalidInput` where no path is known and none is given,
-/// `AlreadyExists` where something is there and `force` is not given; else the disk's.
-pub fn restore(data: &Path, id: &str, to: Option<&Path>, force: bool) -> io::Result<PathBuf> {
-    let item = list(data)?
-        .into_iter()
-        .find(|item| item.id == id)
-        .ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::NotFound,
-                format!("no salvaged draft {id} in {}", data.display()),
-            )
-        })?;
-    let target = match (to, &item.path) {
-        (Some(to), _) => to.to_owned(),
-        (None, Some(path)) => data.join(path),
-        (None, None) => {
-            let text = format!("where {id} belongs is not known: say --to FILE");
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
-        }
-    };
-    let name = target.file_name().ok_or(io::ErrorKind::InvalidInput)?;
-    let parent = match target.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let disk = SystemDisk;
-    let salvage = data.join(OWN_DIR).join(DIR);
-    let from = disk.open_dir(&salvage)?;
-    let into = disk.open_dir(parent)?;
-    if disk
-        .stat(&into, name)?
-        .is_some_and(|stat| stat.kind != Kind::File)
-    {
-        let text = format!("{} is not a regular file", target.display());
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
-    }
-    match disk.rename(&from, OsStr::new(id), &into, name, force) {
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-            copy_out(&salvage.join(id), &target, force)?;
-            std::fs::remove_file(salvage.join(id))?;
-        }
-        other => other?,
-    }
-    match std::fs::remove_file(salvage.join(note_of(OsStr::new(id)))) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    Ok(target)
-}
-
-/// Copies to another file system, whole or not at all.
-fn copy_out(from: &Path, to: &Path, force: bool) -> io::Result<()> {
-    if !force && to.try_exists()? {
-        return Err(io::ErrorKind::AlreadyExists.into());
-    }
-    let mut source = std::fs::File::open(from)?;
-    let options = polystore::AtomicWriteOptions::new();
-    let mut target = polystore::AtomicFile::open(to, &options)?;
-    io::copy(&mut source, &mut target)?;
-    target.commit()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn keep(dir: &Path, id: &str, noted: bool) {
-        std::fs::write(dir.join(id), "draft").expect("a draft");
-        if noted {
-            let note = Description::unknown(Reason::WriterKilled).to_json();
-            std::fs::write(dir.join(note_of(OsStr::new(id))), note).expect("a note");
-        }
-    }
-
-    #[test]
-    fn what_is_wanted_is_removed_and_nothing_else() {
-        let data = tempfile::tempdir().expect("a directory");
-        assert!(purge(data.path(), |_| true).expect("no salvage").is_empty());
-        let dir = data.path().join(OWN_DIR).join(DIR);
-        std::fs::create_dir_all(&dir).expect("the salvage");
-        keep(&dir, "0000000100-s-000001", true);
-        keep(&dir, "0000000200-s-000002", false);
-        keep(&dir, "0000000300-s-000003", true);
-        // A note whose draft is on its way.
-        std::fs::write(dir.join("0000000400-s-000004.json"), "{}").expect("a note");
-        // What cannot be removed does not keep the others.
-        std::fs::create_dir(dir.join("0000000150-s-000009")).expect("a directory");
-
-        let limit = UNIX_EPOCH + Duration::from_secs(250);
-        let removed = purge(data.path(), |item| item.time < limit).expect("a purge");
-        let gone = |removed: &Removed| removed.result.is_ok().then(|| removed.item.id.clone());
-        let gone: Vec<String> = removed.iter().filter_map(gone).collect();
-        assert_eq!(gone, ["0000000200-s-000002", "0000000100-s-000001"]);
-        assert_eq!(removed.len(), 3);
-        let mut left: Vec<_> = std::fs::read_dir(&dir)
-            .expect("the salvage")
-            .map(|entry| entry.expect("an entry").file_name())
-            .collect();
-        left.sort();
-        assert_eq!(
-            left,
-            [
-                "0000000150-s-000009",
-                "0000000300-s-000003",
-                "0000000300-s-000003.json",
-                "0000000400-s-000004.json"
-            ]
-        );
-    }
 }

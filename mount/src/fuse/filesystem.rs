@@ -440,7 +440,7 @@ impl Filesystem for Adapter {
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         handle: FileHandle,
         offset: u64,
@@ -450,9 +450,9 @@ impl Filesystem for Adapter {
         reply: ReplyData,
     ) {
         if is_channel(node.0) {
-            return match self.0.channel.get(handle.0) {
-                Ok(conversation) => reply.data(&conversation.read(offset, size)),
-                Err(error) => reply.error(errno(&error)),
+            return match self.0.read_channel(caller(request), handle.0, offset, size) {
+                Ok(data) => reply.data(&data),
+                Err(error) => reply.error(Errno::from_i32(error.code.errno())),
             };
         }
         let handle = match self.0.file_handle(handle.0) {

@@ -97,7 +97,7 @@ pub fn file_id(path: &Path) -> io::Result<(u32, u32, u64)> {
 }
 
 /// An empty `wanted` is answered by the kernel alone, whoever owns the mount.
-fn unasked(handle: &OwnedFd, wanted: StatxFlags) -> io::Result<Statx> {
+fn unasked(handle: impl AsFd, wanted: StatxFlags) -> io::Result<Statx> {
     let flags = AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     Ok(rustix::fs::statx(handle, "", flags, wanted)?)
 }
@@ -115,6 +115,11 @@ pub fn mount_at(path: &Path) -> io::Result<Option<Entry>> {
 /// The mount that serves `path`.
 pub fn mount_of(path: &Path) -> io::Result<Option<Entry>> {
     find(mount_id(path)?)
+}
+
+/// The mount that serves what is open as `handle`.
+pub fn mount_of_handle(handle: impl AsFd) -> io::Result<Option<Entry>> {
+    find(unasked(handle, StatxFlags::empty())?.stx_mnt_id)
 }
 
 /// The mount with this ID, if it still exists.

@@ -26,6 +26,16 @@ pub(super) fn copy(dir: &Dir, name: &OsStr, to: &File) -> io::Result<()> {
         }
         other => other,
     };
+    copy_listed(&source, names, to)
+}
+
+/// The same for a file that is open.
+pub(super) fn copy_of(from: &File, to: &File) -> io::Result<()> {
+    let source = Source::File(from.try_clone()?);
+    copy_listed(&source, source.list(), to)
+}
+
+fn copy_listed(source: &Source, names: Result<Vec<u8>, Errno>, to: &File) -> io::Result<()> {
     let names = match names {
         Ok(names) => names,
         Err(error) if is_left_out(error) => Vec::new(),
@@ -113,4 +123,31 @@ fn remove_inherited_acl(to: &File) -> io::Result<()> {
 /// No support, no privilege, or removed by somebody since it was listed.
 fn is_left_out(error: Errno) -> bool {
     [Errno::OPNOTSUPP, Errno::PERM, Errno::ACCESS, Errno::NODATA].contains(&error)
+}
+
+/// Gives the new lock file `file` the ACL of the document, or the one that it has inherited if there
+/// is no document, with the right to read where that has the right to write.
+pub(super) fn lock_acl(document: Option<(&Dir, &OsStr)>, file: &File) -> io::Result<()> {
+    let acl = match document {
+        Some((dir, name)) => Source::path(dir, name).get(ACL),
+        None => grow(|buffer| rustix::fs::fgetxattr(file, ACL, buffer)),
+    };
+    match acl {
+        Ok(acl) => Ok(set(file, ACL, &writers_only(&acl))?),
+        Err(_) if document.is_none() => Ok(()),
+        Err(_) => remove_inherited_acl(file),
+    }
+}
+
+/// An ACL as the kernel has it: a version of four bytes, then tag, rights and id of each entry.
+fn writers_only(acl: &[u8]) -> Vec<u8> {
+    const WRITE: u8 = 2;
+    const LOCK: u8 = 6;
+    const OWNER: u8 = 1;
+    let mut acl = acl.to_vec();
+    for entry in acl.get_mut(4..).unwrap_or_default().chunks_exact_mut(8) {
+        let may = entry[0] == OWNER || entry[2] & WRITE != 0;
+        entry[2] = if may { LOCK } else { 0 };
+    }
+    acl
 }

@@ -1,18 +1,18 @@
 //! What can be seen of a data directory without its mount.
 
-use std::fs::{self, File};
+use std::ffi::{OsStr, OsString};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use polystore::disk::{Dir, Disk, SystemDisk};
 use polystore_mount::salvage;
-use rustix::fs::FlockOperation;
-use rustix::io::Errno;
 use serde_json::{Value, json};
 
 use super::super::client::Mount;
+use crate::locate::Data;
 use crate::quote;
 
-const SESSIONS: &str = ".polystore/sessions";
+const SESSIONS: &str = "sessions";
 const LOCK: &str = "lock";
 const NOTE: &str = "note-";
 
@@ -35,15 +35,16 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Looks at `path`, a canonical path.
-    pub fn look(path: &Path) -> io::Result<Directory> {
-        let kept = salvage::list(path)?;
+    /// Looks at a directory that is not in a mount.
+    pub fn look(data: &Data) -> io::Result<Directory> {
+        let kept = salvage::list(&data.dir)?;
+        let path = &data.shown;
         Ok(Directory {
-            path: path.to_owned(),
+            path: path.clone(),
             mountpoint: Mount::serving(path)?
-                .filter(|mount| mount.data == path)
+                .filter(|mount| mount.data == *path)
                 .map(|mount| mount.mountpoint),
-            sessions: sessions(path)?,
+            sessions: sessions(&data.dir)?,
             kept: kept.len(),
             kept_bytes: kept
                 .iter()
@@ -97,14 +98,17 @@ impl Directory {
     }
 }
 
-fn sessions(data: &Path) -> io::Result<Vec<Session>> {
-    let entries = match fs::read_dir(data.join(SESSIONS)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        entries => entries?,
+fn sessions(data: &Dir) -> io::Result<Vec<Session>> {
+    let all = match salvage::own_dir(data)? {
+        Some(own) => salvage::own_subdir(&own, SESSIONS)?,
+        None => None,
+    };
+    let Some(all) = all else {
+        return Ok(Vec::new());
     };
     let mut sessions = Vec::new();
-    for entry in entries {
-        match look_at(&entry?) {
+    for id in SystemDisk.list(&all)? {
+        match look_at(&all, &id) {
             // It ended meanwhile.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             session => sessions.push(session?),
@@ -114,25 +118,19 @@ fn sessions(data: &Path) -> io::Result<Vec<Session>> {
     Ok(sessions)
 }
 
-fn look_at(entry: &fs::DirEntry) -> io::Result<Session> {
-    let dir = entry.path();
-    let lock = File::open(dir.join(LOCK))?;
+fn look_at(sessions: &Dir, id: &OsStr) -> io::Result<Session> {
+    let dir = SystemDisk.open_subdir(sessions, id)?;
+    let lock = SystemDisk.open(&dir, OsStr::new(LOCK), false)?;
     // A living mount holds it. Shared, and for a moment: a mount that starts just then and
     // finds it locked leaves the session to the next one.
-    let lives = match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared) {
-        Ok(()) => false,
-        Err(Errno::WOULDBLOCK) => true,
-        Err(error) => return Err(error.into()),
-    };
+    let lives = !SystemDisk.try_lock(&lock, false)?;
     drop(lock);
-    let names = fs::read_dir(dir)?.filter_map(|entry| Some(entry.ok()?.file_name()));
-    let is_draft = |name: &std::ffi::OsString| {
-        name != LOCK && !name.as_encoded_bytes().starts_with(NOTE.as_bytes())
-    };
+    let is_draft =
+        |name: &&OsString| *name != LOCK && !name.as_encoded_bytes().starts_with(NOTE.as_bytes());
     Ok(Session {
-        id: entry.file_name().to_string_lossy().into_owned(),
+        id: id.to_string_lossy().into_owned(),
         lives,
-        drafts: names.filter(is_draft).count(),
+        drafts: SystemDisk.list(&dir)?.iter().filter(is_draft).count(),
     })
 }
 
@@ -140,26 +138,32 @@ fn look_at(entry: &fs::DirEntry) -> io::Result<Session> {
 mod tests {
     use super::*;
 
+    use std::fs::{self, File};
+
+    fn look(path: &std::path::Path) -> Directory {
+        Directory::look(&crate::locate::data(path).unwrap()).unwrap()
+    }
+
     #[test]
     fn living_and_dead_sessions_are_told_apart() {
         let data = tempfile::tempdir().unwrap();
         let root = data.path().canonicalize().unwrap();
-        let empty = Directory::look(&root).unwrap();
         assert_eq!(
-            empty.text(),
+            look(&root).text(),
             format!("{}: not mounted\nsalvage: none\n", root.display())
         );
+        let all = root.join(".polystore").join(SESSIONS);
         for id in ["a", "b"] {
-            let dir = root.join(SESSIONS).join(id);
+            let dir = all.join(id);
             fs::create_dir_all(&dir).unwrap();
             for name in [LOCK, "1.file", "note-1.file"] {
                 fs::write(dir.join(name), "").unwrap();
             }
         }
-        fs::create_dir_all(root.join(SESSIONS).join("starting")).unwrap();
-        let held = File::open(root.join(SESSIONS).join("b").join(LOCK)).unwrap();
-        rustix::fs::flock(&held, FlockOperation::LockExclusive).unwrap();
-        let seen = Directory::look(&root).unwrap().json();
+        fs::create_dir_all(all.join("starting")).unwrap();
+        let held = File::open(all.join("b").join(LOCK)).unwrap();
+        held.lock().unwrap();
+        let seen = look(&root).json();
         assert_eq!(seen["mounted"], true);
         let sessions = json!([
             {"id": "a", "lives": false, "drafts": 1},

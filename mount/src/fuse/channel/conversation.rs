@@ -5,16 +5,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use fuser::{Errno, ReplyWrite};
 
 use super::super::fs::Fs;
+use super::budget::{Budget, Share};
 use super::documents::Transaction;
-use super::memory::{Memory, Share};
 use super::requests::Done;
 use crate::control::{Code, ControlError, Framer, error_line, parse_request};
-use crate::engine::process::Caller;
+use crate::engine::credentials::Credentials;
+use crate::engine::process::{Caller, Processes};
 
 #[derive(Default)]
 struct State {
     framer: Framer,
-    /// What the request takes of the memory for all.
+    /// What the request, or the reply, takes of the user's memory.
     share: Share,
     /// Whether a request is in progress.
     busy: bool,
@@ -25,24 +26,63 @@ struct State {
 }
 
 /// One handle's requests and replies.
-#[derive(Default)]
-pub struct Conversation(Mutex<State>);
+pub struct Conversation {
+    /// Who may write requests through it, and read their replies: a descriptor that somebody else was given, or
+    /// has inherited, must not make requests as him.
+    owner: Option<(u32, u32)>,
+    state: Mutex<State>,
+    /// Counts as one of its user's.
+    _place: Share,
+}
+
+/// Who wrote a request.
+#[derive(Clone)]
+pub struct Asker {
+    /// The thread.
+    pub caller: Caller,
+    /// As whom, when the request was written.
+    pub who: Credentials,
+}
 
 /// What came of a request: the line that replies, or why it failed.
 pub type Outcome = Result<Vec<u8>, ControlError>;
 
 impl Conversation {
-    /// One that has something to read.
-    pub fn with_reply(reply: Vec<u8>) -> Conversation {
-        Conversation(Mutex::new(State {
-            reply,
-            ..State::default()
-        }))
+    /// One for the requests of `caller`.
+    pub fn of(caller: Caller, place: Share) -> Conversation {
+        Conversation {
+            owner: Some((caller.uid, caller.gid)),
+            state: Mutex::default(),
+            _place: place,
+        }
+    }
+
+    /// One that has something to read, by whoever has the descriptor.
+    pub fn with_reply(reply: Vec<u8>, place: Share) -> Conversation {
+        Conversation {
+            owner: None,
+            state: Mutex::new(State {
+                reply,
+                ..State::default()
+            }),
+            _place: place,
+        }
+    }
+
+    /// Whether `caller` is the user who opened it.
+    ///
+    /// # Errors
+    /// EPERM: he is somebody else, or acts for another group.
+    pub fn must_be_of(&self, caller: Caller) -> Result<(), ControlError> {
+        let is = |owner: (u32, u32)| owner == (caller.uid, caller.gid);
+        let text = "another user has opened this file";
+        let refused = || ControlError::new(Code::NotPermitted, text);
+        self.owner.is_none_or(is).then_some(()).ok_or_else(refused)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // Each change of it is complete by itself.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes what was written. A request that is whole is in progress from now on.
@@ -50,7 +90,7 @@ impl Conversation {
         &self,
         uid: u32,
         data: &[u8],
-        memory: &Arc<Memory>,
+        memory: &Arc<Budget>,
     ) -> Result<Option<Vec<u8>>, ControlError> {
         let mut state = self.state();
         if state.busy {
@@ -75,7 +115,7 @@ impl Conversation {
     }
 
     /// The request is done. Its reply counts as the request did; whether there is room for it.
-    fn finish(&self, uid: u32, reply: Vec<u8>, memory: &Arc<Memory>) -> bool {
+    fn finish(&self, uid: u32, reply: Vec<u8>, memory: &Arc<Budget>) -> bool {
         let mut state = self.state();
         state.share = Share::default();
         state.busy = false;
@@ -126,6 +166,22 @@ fn no_room_for_reply() -> ControlError {
 }
 
 impl Fs {
+    /// Up to `size` bytes of what there is to read through handle `id`.
+    ///
+    /// # Errors
+    /// EBADF, or EPERM for another user than who opened it.
+    pub fn read_channel(
+        &self,
+        caller: Caller,
+        id: u64,
+        offset: u64,
+        size: u32,
+    ) -> Result<Vec<u8>, ControlError> {
+        let conversation = self.channel.get(id)?;
+        conversation.must_be_of(caller)?;
+        Ok(conversation.read(offset, size))
+    }
+
     /// Takes what was written through handle `id`, and executes the request that it completes.
     pub fn write_channel(
         self: &Arc<Self>,
@@ -142,6 +198,9 @@ impl Fs {
             Ok(conversation) => conversation,
             Err(error) => return fail(reply, &error.into()),
         };
+        if let Err(error) = conversation.must_be_of(caller) {
+            return fail(reply, &error);
+        }
         let text = match conversation.push(caller.uid, data, &self.channel.memory) {
             Ok(Some(text)) => text,
             Ok(None) => return reply.written(len),
@@ -160,9 +219,12 @@ impl Fs {
                 }
             })
         };
-        match parse_request(&text) {
-            Ok(request) => self.execute(caller, conversation, request, done),
+        let who = self.engine.processes.credentials(caller);
+        let asker = Asker { caller, who };
+        // The thread that reads requests has no time for long ones.
+        self.aside(move |fs| match parse_request(&text) {
+            Ok(request) => fs.execute(asker, conversation, request, done),
             Err(error) => done(Err(error)),
-        }
+        });
     }
 }

@@ -7,9 +7,9 @@
 //! 1. A handle has one request in progress at most; what comes meanwhile is refused.
 //! 2. Nothing that waits for a turn holds a thread.
 
+mod budget;
 mod conversation;
 mod documents;
-mod memory;
 mod report;
 mod requests;
 mod resolve;
@@ -31,7 +31,7 @@ use super::nodes::ROOT;
 use super::opening::Opened;
 use crate::control::{CONTROL_DIR, CONTROL_FILE, STATUS_FILE};
 use crate::engine::process::Caller;
-use memory::Memory;
+use budget::Budget;
 use shown::{Later, Recent, Told};
 
 pub use conversation::Conversation;
@@ -43,6 +43,13 @@ const STATUS: u64 = u64::MAX - 3;
 /// From here on they are those of `control.json`. It is another node each time that it is looked up: the
 /// kernel locks a node while it is written, and a request that waits must not hold up those of others.
 const CONTROL: u64 = 3 << 62;
+
+/// How many bytes there may be of one user: requests that are not finished or in progress, the `default` of
+/// transactions, replies that may still be read.
+const MOST_KEPT: usize = 40 << 20;
+
+/// How many handles of the channel a user may have open, each of which has one request and one transaction at most.
+const MOST_HANDLES: usize = 256;
 
 /// What is known of them does not change.
 pub const REMEMBERED: Duration = Duration::from_secs(60);
@@ -57,9 +64,9 @@ pub struct Channel {
     handles: Mutex<HashMap<u64, Arc<Conversation>>>,
     next: AtomicU64,
     /// What requests and replies take.
-    memory: Arc<Memory>,
-    /// Held while a big document is in memory.
-    big: Mutex<()>,
+    memory: Arc<Budget>,
+    /// How many handles there are.
+    places: Arc<Budget>,
     /// What the kernel may remember of names.
     pub told: Told,
     /// Names that were changed a moment ago.
@@ -74,8 +81,8 @@ impl Default for Channel {
         Channel {
             handles: Mutex::default(),
             next: AtomicU64::new(1),
-            memory: Arc::default(),
-            big: Mutex::default(),
+            memory: Budget::new(MOST_KEPT),
+            places: Budget::new(MOST_HANDLES),
             told: Told::default(),
             recent: Recent::default(),
             later: Later::default(),
@@ -201,7 +208,7 @@ impl Fs {
     /// Opens a node of the channel.
     ///
     /// # Errors
-    /// EISDIR, EACCES as for any file; those of making the report.
+    /// EISDIR, EACCES as for any file; EMFILE where the user has too many; those of making the report.
     pub fn open_channel(
         self: &Arc<Self>,
         caller: Caller,
@@ -210,12 +217,16 @@ impl Fs {
     ) -> io::Result<Opened> {
         let flags = OFlags::from_bits_retain(flags as u32);
         let writes = flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::TRUNC);
-        let conversation = match node {
+        match node {
             DIRECTORY if writes => return Err(io::ErrorKind::IsADirectory.into()),
-            DIRECTORY => Conversation::default(),
             STATUS if writes => return Err(io::ErrorKind::PermissionDenied.into()),
-            STATUS => Conversation::with_reply(self.status_line(caller)?),
-            _ => Conversation::default(),
+            _ => {}
+        }
+        let place = self.channel.places.share(caller.uid, 1);
+        let place = place.ok_or_else(|| io::Error::from_raw_os_error(libc::EMFILE))?;
+        let conversation = match node {
+            STATUS => Conversation::with_reply(self.status_line(caller)?, place),
+            _ => Conversation::of(caller, place),
         };
         Ok(Opened {
             handle: self.channel.add(conversation),

@@ -14,7 +14,7 @@ use crate::control::{
     StatusReply,
 };
 use crate::engine::locks::{Class, Kind};
-use crate::engine::process::{Caller, Processes};
+use crate::engine::process::{Caller, Process, Processes};
 use crate::time::utc;
 
 fn text(path: &Path) -> String {
@@ -63,7 +63,7 @@ impl Fs {
     }
 
     fn status(&self, caller: Caller) -> Result<StatusReply, ControlError> {
-        let salvage = match self.owns_mount(caller) {
+        let salvage = match self.owns_mount(caller.uid) {
             true => Some(self.salvage_entries()?),
             false => None,
         };
@@ -77,7 +77,7 @@ impl Fs {
     }
 
     fn sees(&self, caller: Caller, uid: u32) -> bool {
-        self.owns_mount(caller) || caller.uid == uid
+        self.owns_mount(caller.uid) || caller.uid == uid
     }
 
     fn party(&self, lock: &crate::engine::locks::Request, waited: Option<f64>) -> Party {
@@ -86,9 +86,18 @@ impl Fs {
             shared: lock.kind == Kind::Shared,
             pid: Some(lock.pid),
             uid: Some(lock.uid),
-            process: self.engine.processes.name(lock.pid),
+            process: match lock.terms.holder {
+                Some((process, _)) => self.name_of(process),
+                None => self.engine.processes.name(lock.pid),
+            },
             waited,
         }
+    }
+
+    /// What `process` calls itself while it runs: its number may be somebody else's later.
+    fn name_of(&self, process: Process) -> Option<String> {
+        let name = self.engine.processes.name(process.pid);
+        name.filter(|_| self.engine.processes.alive(process))
     }
 
     fn lock_entries(&self, caller: Caller) -> Vec<LockEntry> {
@@ -135,7 +144,7 @@ impl Fs {
                     age: Some(draft.opened.elapsed().as_secs_f64()),
                     pid: opener,
                     uid: Some(draft.who.uid),
-                    process: opener.and_then(|pid| self.engine.processes.name(pid)),
+                    process: draft.opener.and_then(|opener| self.name_of(opener)),
                     handles: Some(open.handles as u64),
                 }
             })
@@ -157,9 +166,7 @@ impl Fs {
     }
 
     fn salvage_entries(&self) -> Result<Vec<SalvageEntry>, ControlError> {
-        use std::os::fd::AsFd;
-        let root = super::super::tree::path_of(self.tree.root().as_fd());
-        let items = crate::salvage::list(&root)?;
+        let items = crate::salvage::list(self.tree.root())?;
         let entries = items.into_iter().map(|item| SalvageEntry {
             id: item.id,
             path: item.path.as_deref().map(text),

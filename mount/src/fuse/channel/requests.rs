@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::super::fs::Fs;
-use super::conversation::{Conversation, Outcome};
+use super::conversation::{Asker, Conversation, Outcome};
 use crate::control::{
     BreakReply, Code, ControlError, ControlPath, DoneReply, PublishReply, Request, reply_line,
 };
 use crate::engine::locks::Wait;
 use crate::engine::order::Claim;
-use crate::engine::process::Caller;
 
 /// Replies, whatever came of the request.
 pub type Done = Box<dyn FnOnce(Outcome) + Send>;
@@ -30,39 +29,41 @@ pub fn wait(timeout: Duration) -> Wait {
 }
 
 impl Fs {
-    /// Whether `caller` may see and do everything.
-    pub fn owns_mount(&self, caller: Caller) -> bool {
-        caller.uid == 0 || caller.uid == self.uid
+    /// Whether user `uid` may see and do everything.
+    pub fn owns_mount(&self, uid: u32) -> bool {
+        uid == 0 || uid == self.uid
     }
 
-    fn must_own_mount(&self, caller: Caller) -> Result<(), ControlError> {
+    fn must_own_mount(&self, asker: &Asker) -> Result<(), ControlError> {
         let text = "only the owner of the mount may do that";
         let error = || ControlError::new(Code::NotPermitted, text);
-        self.owns_mount(caller).then_some(()).ok_or_else(error)
+        self.owns_mount(asker.caller.uid)
+            .then_some(())
+            .ok_or_else(error)
     }
 
     /// Does what `request` asks; `done` is told what came of it, at once or later.
     pub fn execute(
         self: &Arc<Self>,
-        caller: Caller,
+        asker: Asker,
         conversation: Arc<Conversation>,
         request: Request,
         done: Done,
     ) {
         match request {
             Request::Update { .. } | Request::Begin { .. } => {
-                self.aside(move |fs| fs.begin_document(caller, conversation, request, done));
+                self.aside(move |fs| fs.begin_document(asker, conversation, request, done));
             }
             Request::Commit { change, returns } => {
-                self.commit(caller, conversation, change, returns, done);
+                self.commit(asker, conversation, change, returns, done);
             }
             Request::Abort => {
                 let aborted = conversation.take_transaction().ok_or_else(no_transaction);
                 done(line(aborted.map(|_| DoneReply {})));
             }
-            Request::Publish { path } => self.aside(move |fs| fs.publish_asked(caller, path, done)),
+            Request::Publish { path } => self.aside(move |fs| fs.publish_asked(asker, path, done)),
             Request::Break { path } => {
-                self.aside(move |fs| done(line(fs.break_locks(caller, &path))));
+                self.aside(move |fs| done(line(fs.break_locks(&asker, &path))));
             }
             Request::Locks
             | Request::Drafts
@@ -72,10 +73,10 @@ impl Fs {
             | Request::Status => {
                 self.aside(move |fs| {
                     let allowed = match request {
-                        Request::Salvage => fs.must_own_mount(caller),
+                        Request::Salvage => fs.must_own_mount(&asker),
                         _ => Ok(()),
                     };
-                    done(allowed.and_then(|()| fs.report(caller, &request)));
+                    done(allowed.and_then(|()| fs.report(asker.caller, &request)));
                 });
             }
         }
@@ -83,31 +84,34 @@ impl Fs {
 
     fn break_locks(
         self: &Arc<Self>,
-        caller: Caller,
+        asker: &Asker,
         path: &ControlPath,
     ) -> Result<BreakReply, ControlError> {
-        self.must_own_mount(caller)?;
-        let target = self.resolve(caller, path)?;
+        self.must_own_mount(asker)?;
+        let target = self.resolve(&asker.who, path)?;
         let ask = self.ask_at(&target, None);
         let table = self.locks.existing(&ask.slot);
         let broken = table.map_or(0, |table| self.locks.break_all(&table));
         if broken > 0 {
-            log::warn!("{path}: {broken} locks broken by user {}", caller.uid);
+            log::warn!("{path}: {broken} locks broken by user {}", asker.caller.uid);
         }
         Ok(BreakReply {
             broken: broken as u64,
         })
     }
 
-    fn publish_asked(self: &Arc<Self>, caller: Caller, path: ControlPath, done: Done) {
-        let target = match self.resolve(caller, &path) {
+    fn publish_asked(self: &Arc<Self>, asker: Asker, path: ControlPath, done: Done) {
+        let target = match self.resolve(&asker.who, &path) {
             Ok(target) => target,
             Err(error) => return done(Err(error)),
         };
+        let uid = asker.caller.uid;
+        let all = self.owns_mount(uid);
+        let may = move |owner| all || owner == uid;
         if let Some(edit) = self.engine.edit_at(&target.place.slot)
             && let Some(draft) = edit.draft()
         {
-            if !self.owns_mount(caller) && draft.who.uid != caller.uid {
+            if !may(draft.who.uid) {
                 return done(Err(not_yours(&path)));
             }
             return self.settling(edit, move |fs, edit| {
@@ -119,7 +123,6 @@ impl Fs {
         let claim = Claim::change(target.place.slot.clone());
         self.queue(claim, move |fs| {
             let drafts = fs.engine.written_drafts_at(&target.place.slot);
-            let may = |uid| fs.owns_mount(caller) || uid == caller.uid;
             let Some(draft) = drafts.iter().rev().find(|draft| may(draft.who.uid)) else {
                 return done(Err(match drafts.is_empty() {
                     true => ControlError::new(Code::NoEntry, format!("{path}: it has no draft")),

@@ -1,13 +1,15 @@
 //! From the path of a request to the place that it means, with the rights of who asks.
 
-use std::ffi::OsStr;
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use polystore::disk::SystemDisk;
-use rustix::fs::{Mode, OFlags, ResolveFlags, Statx};
+use polystore::disk::{Kind, SystemDisk};
+use rustix::fs::{Mode, OFlags, Statx};
 use rustix::io::Errno;
 
 use super::super::attr;
@@ -15,12 +17,12 @@ use super::super::fs::Fs;
 use super::super::tree::{Dir, path_of};
 use super::super::turns::Ask;
 use crate::control::{Code, ControlError, ControlPath};
+use crate::engine::credentials::Credentials;
 use crate::engine::policy::{TurnKind, lock_file_of};
-use crate::engine::process::{Caller, Processes};
 use crate::engine::slot::{Place, SlotKey};
 use crate::engine::staging::is_hidden;
 
-/// How many symbolic links are followed at the end of a path; as many as the kernel does.
+/// How many symbolic links are followed; as many as the kernel does.
 const MOST_LINKS: usize = 40;
 
 /// A place in the mount.
@@ -34,33 +36,31 @@ pub struct Target {
 }
 
 impl Target {
-    /// What is there.
-    ///
-    /// # Errors
-    /// Those of looking.
-    pub fn stat(&self) -> Result<Option<Statx>, ControlError> {
-        match attr::of_name(&*self.place.dir, self.place.name()) {
-            Ok(stat) => Ok(Some(stat)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.explain(error)),
-        }
-    }
-
     /// An error of what was asked for.
     pub fn explain(&self, error: impl Into<ControlError>) -> ControlError {
         error.into().about(&self.asked)
     }
 }
 
+/// Where a walk has come to.
+enum Step {
+    /// A directory.
+    Into(OwnedFd),
+    /// A symbolic link, and where it points to.
+    Link(PathBuf),
+    /// What has nothing below it, or nothing at all.
+    End,
+}
+
 impl Fs {
-    /// Where `path` leads for `caller`.
+    /// Where `path` leads for `who`.
     ///
     /// # Errors
-    /// Those that he would get who went there himself; EXDEV where it leads out of the mount.
-    pub fn resolve(&self, caller: Caller, path: &ControlPath) -> Result<Target, ControlError> {
-        let who = self.engine.processes.credentials(caller);
-        let find = || self.resolve_as_he_may(path.as_path());
-        let (dir, name) = self.engine.as_user(&who, find).map_err(|error| {
+    /// Those that he would get who went there himself; EXDEV where it leads out of the mount; EACCES at a symbolic
+    /// link that somebody else has put into a directory where anybody may make names.
+    pub fn resolve(&self, who: &Credentials, path: &ControlPath) -> Result<Target, ControlError> {
+        let find = || self.resolve_as_he_may(who, path.as_path());
+        let (dir, name) = self.engine.as_user(who, find).map_err(|error| {
             let error = ControlError::from(error);
             match error.code {
                 Code::CrossesDevices => {
@@ -75,47 +75,82 @@ impl Fs {
             let text = format!("{path}: it leads to what polystore keeps for itself");
             return Err(ControlError::invalid(text));
         }
-        let id = attr::id(&attr::of_file(&dir).map_err(ControlError::from)?);
+        let id = attr::id(&attr::of_file(&*dir).map_err(ControlError::from)?);
         Ok(Target {
             asked: path.clone(),
             path: below.join(&name),
             place: Place {
                 slot: SlotKey { dir: id, name },
-                dir: Arc::new(dir),
+                dir,
             },
         })
     }
 
     /// The directory, and the name in it that is no symbolic link.
-    fn resolve_as_he_may(&self, path: &Path) -> io::Result<(Dir, std::ffi::OsString)> {
-        let how = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let within = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let mut path = path.to_owned();
-        for _ in 0..MOST_LINKS {
-            let name = path.file_name().ok_or(Errno::INVAL)?.to_owned();
-            let parent = match path.parent() {
-                Some(parent) if parent != Path::new("") => parent,
-                _ => Path::new("."),
-            };
-            let root = &**self.tree.root();
-            let dir = rustix::fs::openat2(root, parent, how, Mode::empty(), within)?;
-            match rustix::fs::readlinkat(&dir, &name, Vec::new()) {
-                Ok(target) => {
-                    let target = Path::new(OsStr::from_bytes(target.as_bytes())).to_owned();
-                    path = parent.join(target);
-                    if path.is_absolute() {
+    ///
+    /// Each component is opened by itself and never followed by the system, so that each link is judged here:
+    /// the system's own rule (fs.protected_symlinks) may be off.
+    fn resolve_as_he_may(
+        &self,
+        who: &Credentials,
+        path: &Path,
+    ) -> io::Result<(Arc<Dir>, OsString)> {
+        let mut dir = self.tree.root().clone();
+        let mut ahead: VecDeque<OsString> = path.iter().map(OsStr::to_owned).collect();
+        let mut links = 0;
+        while let Some(name) = ahead.pop_front() {
+            match self.step(who, &dir, &name)? {
+                Step::Into(_) if ahead.is_empty() && name != ".." && name != "." => {
+                    return Ok((dir, name));
+                }
+                Step::Into(next) => dir = Arc::new(Dir::from(next)),
+                Step::End if ahead.is_empty() => return Ok((dir, name)),
+                Step::End => return Err(self.why_no_further(&dir, &name)),
+                Step::Link(target) => {
+                    links += 1;
+                    if links > MOST_LINKS {
+                        return Err(Errno::LOOP.into());
+                    }
+                    if target.is_absolute() {
                         return Err(Errno::XDEV.into());
                     }
+                    for part in target.iter().rev() {
+                        ahead.push_front(part.to_owned());
+                    }
                 }
-                // No link, or nothing there.
-                Err(Errno::INVAL | Errno::NOENT) => {
-                    // It may be searched by the mount itself, too.
-                    return Ok((Dir::from(dir), name));
-                }
-                Err(error) => return Err(error.into()),
             }
         }
-        Err(Errno::LOOP.into())
+        Err(Errno::ISDIR.into())
+    }
+
+    fn step(&self, who: &Credentials, dir: &Dir, name: &OsStr) -> io::Result<Step> {
+        let above = attr::of_file(dir)?;
+        if name == ".." && attr::id(&above) == self.tree.root_id() {
+            return Err(Errno::XDEV.into());
+        }
+        let how = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let found = match rustix::fs::openat(dir, name, how, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(Step::End),
+            found => found?,
+        };
+        let stat = attr::of_file(&found)?;
+        match attr::kind(&stat) {
+            Kind::Directory => Ok(Step::Into(found)),
+            Kind::Symlink => {
+                must_be_trusted(who, &above, &stat)?;
+                let target = rustix::fs::readlinkat(&found, "", Vec::new())?;
+                Ok(Step::Link(OsStr::from_bytes(target.as_bytes()).into()))
+            }
+            _ => Ok(Step::End),
+        }
+    }
+
+    /// The error of going on below `name`, which is no directory.
+    fn why_no_further(&self, dir: &Dir, name: &OsStr) -> io::Error {
+        match attr::of_name(dir, name) {
+            Ok(_) => Errno::NOTDIR.into(),
+            Err(error) => error,
+        }
     }
 
     fn below_root(&self, dir: &Dir) -> Result<PathBuf, ControlError> {
@@ -140,4 +175,18 @@ impl Fs {
     }
 }
 
-use std::os::unix::ffi::OsStrExt;
+/// Whether everybody may make names in the directory `dir`, and nobody but their makers takes them away: what
+/// stands there may be put there to mislead others.
+pub fn is_shared(dir: &Statx) -> bool {
+    const SHARED: u32 = libc::S_ISVTX | libc::S_IWOTH;
+    u32::from(dir.stx_mode) & SHARED == SHARED
+}
+
+/// The rule of fs.protected_symlinks, for every link of a path that `who` goes.
+fn must_be_trusted(who: &Credentials, dir: &Statx, link: &Statx) -> io::Result<()> {
+    let trusted = !is_shared(dir) || [who.uid, dir.stx_uid].contains(&link.stx_uid);
+    match trusted {
+        true => Ok(()),
+        false => Err(Errno::ACCESS.into()),
+    }
+}
