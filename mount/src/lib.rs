@@ -13,6 +13,7 @@ pub mod fuse;
 mod pool;
 #[cfg(target_os = "linux")]
 pub mod salvage;
+mod shares;
 pub mod time;
 
 #[cfg(target_os = "linux")]

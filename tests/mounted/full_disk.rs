@@ -2,8 +2,10 @@
 
 use crate::harness::mount_only;
 
-/// A disk of 64 MiB or little more.
+/// A disk with some 24 MiB left.
 const SMALL: &str = r#"
+BLOCK = os.urandom(1 << 20)
+
 def free():
     there = os.statvfs(DATA)
     return there.f_bavail * there.f_frsize
@@ -13,7 +15,7 @@ def fills(path, size):
     try:
         with open(DATA + "/" + path, "wb", 0) as file:
             for _ in range(size >> 20):
-                file.write(os.urandom(1 << 20))
+                file.write(BLOCK)
             os.fsync(file.fileno())
         return True
     except OSError as error:
@@ -26,10 +28,15 @@ def salvaged():
     command = [os.environ["POLYSTORE"], "salvage", "list", DATA, "--json"]
     return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
+def leave(size):
+    """Takes all of the disk but that much."""
+    with open(DATA + "/ballast", "wb", 0) as ballast:
+        fallocate(ballast.fileno(), 0, 0, free() - size)
+
 def write_until_full(fd):
     try:
         while True:
-            os.write(fd, os.urandom(1 << 20))
+            os.write(fd, BLOCK)
     except OSError as error:
         equal(error.errno, errno.ENOSPC)
 
@@ -39,6 +46,7 @@ def write_until_full(fd):
 const SAVES: &str = r#"
 good = os.urandom(1 << 20)
 write("f", good)
+leave(24 << 20)
 big = free() * 2 // 3
 for flags in (os.O_TRUNC, 0):
     for name in ("f", "new"):
@@ -91,9 +99,7 @@ mount_only!(
             "{SMALL}{}",
             r#"
 write("f", "old")
-with open("ballast", "wb", 0) as ballast:
-    ballast.truncate(free())
-    fallocate(ballast.fileno(), 0, 0, free() - (4 << 20))
+leave(4 << 20)
 before = free()
 fd = os.open("f", os.O_RDWR | os.O_TRUNC)
 os.ftruncate(fd, 8 << 20)

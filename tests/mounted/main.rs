@@ -36,6 +36,7 @@ mod rewrite;
 mod rights;
 mod scale;
 mod semantics;
+mod shares;
 mod traps;
 mod turns;
 mod users;

@@ -1,6 +1,6 @@
 //! What real programs do that a naive implementation of the promises trips over.
 
-use crate::harness::{mount_only, promise, same};
+use crate::harness::{promise, same};
 
 same!(
     /// A child writes, by name, the file that its parent made and holds open.

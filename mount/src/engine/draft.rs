@@ -19,8 +19,8 @@ use std::ffi::OsString;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{
-    Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard,
-    TryLockError,
+    Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard,
+    RwLockWriteGuard, TryLockError,
 };
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,7 @@ use polystore::disk::{Disk, FileId};
 use super::credentials::Credentials;
 use super::process::{Image, Moment, Process};
 use super::slot::{Place, Published};
+use crate::shares::Share;
 
 /// Where a draft is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,6 +133,7 @@ pub struct Draft<D: Disk> {
     pub base: Published,
     /// When it was opened.
     pub opened: Instant,
+    share: OnceLock<Share>,
     written: AtomicBool,
     dirty: AtomicBool,
     high_water: AtomicU64,
@@ -197,6 +199,7 @@ impl<D: Disk> Draft<D> {
             who: new.who,
             base: new.base,
             opened: Instant::now(),
+            share: OnceLock::new(),
             written: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
             high_water: AtomicU64::new(0),
@@ -220,6 +223,11 @@ impl<D: Disk> Draft<D> {
             }),
             settled: Condvar::new(),
         }
+    }
+
+    /// `share` is what it takes of what its user may have. The first one is kept as long as the draft is.
+    pub fn counts_as(&self, share: Share) {
+        drop(self.share.set(share)); // Who joins it takes no more.
     }
 
     /// What changes. Never held while the disk is asked for anything that can wait.

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
 
 use super::unpoisoned;
+use crate::shares::oldest_of_most;
 
-/// How many failures are remembered; the oldest are forgotten first.
+/// How many failures are remembered; the oldest of whoever has most of them are forgotten first.
 pub const MOST_FAILURES: usize = 256;
 
 /// A failure that no program was told of, because it came after its last close.
@@ -91,8 +92,10 @@ impl Ledger {
         log::error!("{}: {message}", path.display());
         self.counters.failed.one();
         let mut failures = unpoisoned(&self.failures);
-        if failures.len() >= MOST_FAILURES {
-            failures.pop_front();
+        if failures.len() >= MOST_FAILURES
+            && let Some(oldest) = oldest_of_most(failures.iter().map(|failure| failure.uid))
+        {
+            failures.remove(oldest);
         }
         failures.push_back(Failure {
             path: path.to_owned(),
@@ -122,5 +125,16 @@ mod tests {
         assert_eq!(failures.len(), MOST_FAILURES);
         assert_eq!((failures[0].message.as_str(), failures[0].uid), ("3", 7));
         assert_eq!(ledger.counters.failed.get(), MOST_FAILURES as u64 + 3);
+    }
+
+    #[test]
+    fn one_users_failures_do_not_drive_out_anothers() {
+        let ledger = Ledger::default();
+        ledger.note(Path::new("first"), 8, "of another");
+        for number in 0..MOST_FAILURES * 2 {
+            ledger.note(Path::new("f"), 7, number);
+        }
+        assert_eq!(ledger.failures().len(), MOST_FAILURES);
+        assert_eq!(ledger.failures()[0].uid, 8);
     }
 }

@@ -23,8 +23,11 @@ use super::slot::SlotKey;
 /// Work that has been received and not yet done.
 pub type Job = Box<dyn FnOnce() + Send>;
 
+/// For whom a job is done: the number of a user.
+pub type User = u32;
+
 /// Where a job runs.
-pub type Spawn = Arc<dyn Fn(Job) + Send + Sync>;
+pub type Spawn = Arc<dyn Fn(User, Job) + Send + Sync>;
 
 /// What an operation concerns.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -94,6 +97,7 @@ impl Claim {
 
 struct Waiting {
     claim: Claim,
+    user: User,
     job: Option<Job>,
 }
 
@@ -126,15 +130,16 @@ impl Queues {
     }
 
     /// Takes the job of `operation` if its turn has come.
-    fn take_if_ready(&mut self, operation: u64) -> Option<Job> {
+    fn take_if_ready(&mut self, operation: u64) -> Option<(User, Job)> {
         let waiting = self.waiting.get(&operation)?;
         if waiting.job.is_none() || !self.may_run(operation, &waiting.claim) {
             return None;
         }
-        self.waiting.get_mut(&operation)?.job.take()
+        let waiting = self.waiting.get_mut(&operation)?;
+        Some((waiting.user, waiting.job.take()?))
     }
 
-    fn remove(&mut self, operation: u64) -> Vec<(u64, Job)> {
+    fn remove(&mut self, operation: u64) -> Vec<(u64, (User, Job))> {
         let Some(done) = self.waiting.remove(&operation) else {
             return Vec::new();
         };
@@ -186,8 +191,8 @@ impl Order {
         self.lock().free(claim)
     }
 
-    /// Queues `job`; it runs elsewhere when everything it has to wait for is done.
-    pub fn queue(&self, claim: Claim, job: Job) {
+    /// Queues `job` of `user`; it runs elsewhere when everything it has to wait for is done.
+    pub fn queue(&self, claim: Claim, user: User, job: Job) {
         let mut queues = self.lock();
         let operation = queues.next;
         queues.next += 1;
@@ -202,6 +207,7 @@ impl Order {
             operation,
             Waiting {
                 claim,
+                user,
                 job: Some(job),
             },
         );
@@ -217,9 +223,9 @@ impl Order {
         self.lock().waiting.is_empty()
     }
 
-    fn start(&self, operation: u64, job: Job) {
+    fn start(&self, operation: u64, (user, job): (User, Job)) {
         let order = self.clone();
-        (self.spawn)(Box::new(move || {
+        let run = Box::new(move || {
             if catch_unwind(AssertUnwindSafe(job)).is_err() {
                 log::error!("an operation panicked; its caller got an I/O error");
             }
@@ -227,7 +233,8 @@ impl Order {
             for (next, job) in ready {
                 order.start(next, job);
             }
-        }));
+        });
+        (self.spawn)(user, run);
     }
 }
 
@@ -240,7 +247,7 @@ mod tests {
     fn by_hand() -> (Order, mpsc::Receiver<Job>) {
         let (sender, jobs) = mpsc::channel::<Job>();
         let sender = Mutex::new(sender);
-        let spawn: Spawn = Arc::new(move |job| {
+        let spawn: Spawn = Arc::new(move |_, job| {
             let _ = sender.lock().expect("not poisoned").send(job);
         });
         (Order::new(spawn), jobs)
@@ -268,7 +275,7 @@ mod tests {
     fn a_look_waits_for_the_change_before_it_and_not_for_others() {
         let (order, jobs) = by_hand();
         let log = Arc::default();
-        order.queue(Claim::change(slot(1, "a")), note(&log, "publish a"));
+        order.queue(Claim::change(slot(1, "a")), 7, note(&log, "publish a"));
         assert!(!order.is_free(&Claim::look(slot(1, "a"))));
         assert!(order.is_free(&Claim::look(slot(1, "b"))));
         assert!(order.is_free(&Claim::look(slot(2, "a"))));
@@ -276,15 +283,16 @@ mod tests {
             device: 1,
             inode: 1
         })));
-        order.queue(Claim::look(slot(1, "a")), note(&log, "look"));
+        order.queue(Claim::look(slot(1, "a")), 7, note(&log, "look"));
         order.queue(
             Claim::whole(FileId {
                 device: 1,
                 inode: 1,
             }),
+            7,
             note(&log, "list"),
         );
-        order.queue(Claim::change(slot(1, "b")), note(&log, "publish b"));
+        order.queue(Claim::change(slot(1, "b")), 7, note(&log, "publish b"));
         run_all(&jobs);
         assert_eq!(
             *log.lock().expect("not poisoned"),
@@ -299,8 +307,8 @@ mod tests {
         let log = Arc::default();
         for _ in 0..3 {
             let (a, b) = (Claim::change(slot(1, "a")), Claim::change(slot(1, "b")));
-            order.queue(a.clone().and(b.clone()), note(&log, "a b"));
-            order.queue(b.and(a), note(&log, "b a"));
+            order.queue(a.clone().and(b.clone()), 7, note(&log, "a b"));
+            order.queue(b.and(a), 7, note(&log, "b a"));
         }
         run_all(&jobs);
         assert_eq!(
@@ -315,9 +323,10 @@ mod tests {
         let log = Arc::default();
         order.queue(
             Claim::change(slot(1, "a")),
+            7,
             Box::new(|| panic!("for the test")),
         );
-        order.queue(Claim::change(slot(1, "a")), note(&log, "next"));
+        order.queue(Claim::change(slot(1, "a")), 7, note(&log, "next"));
         run_all(&jobs);
         assert_eq!(*log.lock().expect("not poisoned"), ["next"]);
     }

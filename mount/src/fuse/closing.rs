@@ -15,6 +15,7 @@ use crate::engine::editing::Edit;
 use crate::engine::locks::Table;
 use crate::engine::order::{Claim, Job};
 use crate::engine::process::Caller;
+use crate::pool::working_for;
 
 impl Fs {
     /// A descriptor of `handle` is closed; `answer` is given the result when what can fail has been done.
@@ -251,6 +252,7 @@ impl Fs {
     /// Publishes or drops a draft in its turn: whoever asks for its name from now on sees the result.
     /// The `turn` that it was written in ends after that.
     pub fn settle_in_turn(self: &Arc<Self>, draft: Arc<Draft<SystemDisk>>, turn: Option<Turn>) {
+        let _working = working_for(draft.who.uid);
         self.queue(Claim::change(draft.place.slot.clone()), move |fs| {
             if !draft.new_name {
                 fs.tree

@@ -25,8 +25,10 @@ use super::io::WriteHow;
 use super::locking::{Asked, of_refused};
 use super::names::NewMode;
 use crate::engine::locks::{Kind, Refused};
-use crate::engine::order::Claim;
+use crate::engine::order::{Claim, User};
 use crate::engine::process::Caller;
+use crate::pool::working_for;
+use crate::shares::NOBODY;
 
 /// Biggest write request. Bigger ones save nothing that could be measured.
 const MAX_WRITE: u32 = 1 << 20;
@@ -83,6 +85,16 @@ fn appends_now(flags: OpenFlags) -> bool {
 }
 
 impl Adapter {
+    /// For whom a request of `handle` is to be done: it may come from nobody, when the kernel writes pages
+    /// of a mapping, or releases what was open.
+    fn user(&self, request: &Request, handle: FileHandle) -> User {
+        let opener = || Some(self.0.handles.get(handle.0)?.user.uid);
+        match request.pid() {
+            0 => opener().unwrap_or(NOBODY),
+            _ => request.uid(),
+        }
+    }
+
     /// The claim of changing `name` in `parent`.
     fn change(&self, parent: INodeNo, name: &OsStr) -> Claim {
         self.0
@@ -178,6 +190,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _working = working_for(request.uid());
         if let Some(entry) = self.0.channel_entry(parent.0, name) {
             return send_entry(reply, entry);
         }
@@ -199,6 +212,7 @@ impl Filesystem for Adapter {
         handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             return reply.attr(&CHANNEL_TTL, &self.0.channel_attr(node.0));
         }
@@ -232,6 +246,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             let unchanged = mode.is_none() && uid.is_none() && gid.is_none();
             return match unchanged {
@@ -284,6 +299,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let _working = working_for(request.uid());
         let (caller, claim, name) = (caller(request), self.change(parent, name), name.to_owned());
         let new = NewMode { mode, umask };
         self.0.queue(claim, move |fs| {
@@ -300,6 +316,7 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        let _working = working_for(request.uid());
         let (caller, claim, name) = (caller(request), self.change(parent, name), name.to_owned());
         let new = NewMode { mode, umask };
         self.0.queue(claim, move |fs| {
@@ -308,6 +325,7 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _working = working_for(request.uid());
         let (caller, claim, name) = (caller(request), self.change(parent, name), name.to_owned());
         self.0.queue(claim, move |fs| {
             send_empty(reply, fs.unlink(caller, parent.0, &name))
@@ -315,6 +333,7 @@ impl Filesystem for Adapter {
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _working = working_for(request.uid());
         let (caller, name) = (caller(request), name.to_owned());
         let claim = self.change(parent, &name).and(self.inside(parent, &name));
         self.0.queue(claim, move |fs| {
@@ -330,6 +349,7 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        let _working = working_for(request.uid());
         let (caller, claim) = (caller(request), self.change(parent, name));
         let (name, target) = (name.to_owned(), target.to_owned());
         self.0.queue(claim, move |fs| {
@@ -347,6 +367,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let _working = working_for(request.uid());
         let caller = caller(request);
         let claim = self
             .change(parent, name)
@@ -369,6 +390,7 @@ impl Filesystem for Adapter {
         name: &OsStr,
         reply: ReplyEntry,
     ) {
+        let _working = working_for(request.uid());
         let caller = caller(request);
         let claim = self.change(parent, name);
         let claim = match self.0.tree.nodes().slot(node.0) {
@@ -382,6 +404,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             let caller = caller(request);
             // What there is to report of salvage lies on the disk.
@@ -399,11 +422,15 @@ impl Filesystem for Adapter {
         };
         let wait = self.0.patience(&ask);
         let (node, flags) = (node.0, flags.0);
-        let go = move |fs: &Arc<Fs>, came: Result<bool, Refused>| match came {
-            Ok(at_once) => fs.open_in_order(caller, node, flags, at_once, reply),
-            Err(refused) => {
-                fs.give_up_open(caller, node);
-                reply.error(of_refused(refused));
+        let go = move |fs: &Arc<Fs>, came: Result<bool, Refused>| {
+            // Whoever has let him in may be another.
+            let _working = working_for(caller.uid);
+            match came {
+                Ok(at_once) => fs.open_in_order(caller, node, flags, at_once, reply),
+                Err(refused) => {
+                    fs.give_up_open(caller, node);
+                    reply.error(of_refused(refused));
+                }
             }
         };
         self.0.with_turn(caller, &ask, wait, Box::new(go));
@@ -419,6 +446,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let _working = working_for(request.uid());
         let (caller, name) = (caller(request), name.to_owned());
         let claim = Ok(self.change(parent, &name));
         self.0.inline(claim, move |fs| {
@@ -449,6 +477,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _working = working_for(self.user(request, handle));
         if is_channel(node.0) {
             return match self.0.read_channel(caller(request), handle.0, offset, size) {
                 Ok(data) => reply.data(&data),
@@ -489,6 +518,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let _working = working_for(self.user(request, handle));
         if is_channel(node.0) {
             return self.0.write_channel(caller(request), handle.0, data, reply);
         }
@@ -523,6 +553,7 @@ impl Filesystem for Adapter {
         owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             return send_empty(reply, self.0.channel.close(handle.0));
         }
@@ -537,7 +568,7 @@ impl Filesystem for Adapter {
 
     fn release(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
@@ -545,6 +576,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _working = working_for(self.user(request, handle));
         if is_channel(node.0) {
             self.0.channel.release(handle.0);
             return reply.ok();
@@ -555,12 +587,13 @@ impl Filesystem for Adapter {
 
     fn fsync(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         handle: FileHandle,
         datasync: bool,
         reply: ReplyEmpty,
     ) {
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             return reply.ok();
         }
@@ -573,6 +606,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             return match self.0.open_channel(caller(request), node.0, 0) {
                 Ok(opened) => reply.opened(FileHandle(opened.handle), FopenFlags::empty()),
@@ -587,12 +621,13 @@ impl Filesystem for Adapter {
 
     fn readdir(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         handle: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             let mut names = Fs::channel_names(offset);
             while let Some((name, number, kind, next)) = names.next()
@@ -617,6 +652,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             for (name, number, _, next) in Fs::channel_names(offset) {
                 let seen = self.0.channel_attr(number);
@@ -638,12 +674,13 @@ impl Filesystem for Adapter {
 
     fn releasedir(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         handle: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
+        let _working = working_for(self.user(request, handle));
         if is_channel(node.0) {
             self.0.channel.release(handle.0);
             return reply.ok();
@@ -654,12 +691,13 @@ impl Filesystem for Adapter {
 
     fn fsyncdir(
         &self,
-        _request: &Request,
+        request: &Request,
         node: INodeNo,
         _handle: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
+        let _working = working_for(request.uid());
         let claim = self.0.look(node.0).unwrap_or_default();
         self.0
             .queue(claim, move |fs| send_empty(reply, fs.fsyncdir(node.0)));
@@ -691,6 +729,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let _working = working_for(request.uid());
         let (caller, name, value) = (caller(request), name.to_owned(), value.to_vec());
         let claim = self.0.look(node.0).unwrap_or_default();
         self.0.queue(claim, move |fs| {
@@ -706,6 +745,7 @@ impl Filesystem for Adapter {
         size: u32,
         reply: ReplyXattr,
     ) {
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             return reply.error(Errno::ENODATA);
         }
@@ -719,6 +759,7 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        let _working = working_for(request.uid());
         if is_channel(node.0) {
             return send_xattr(reply, size, Ok((0, Vec::new())));
         }
@@ -730,6 +771,7 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _working = working_for(request.uid());
         let (caller, name) = (caller(request), name.to_owned());
         let claim = self.0.look(node.0).unwrap_or_default();
         self.0.queue(claim, move |fs| {
@@ -749,6 +791,7 @@ impl Filesystem for Adapter {
         pid: u32,
         reply: ReplyLock,
     ) {
+        let _working = working_for(request.uid());
         let asked = Asked {
             handle: handle.0,
             owner: owner.0,
@@ -786,6 +829,7 @@ impl Filesystem for Adapter {
         sleep: bool,
         reply: ReplyEmpty,
     ) {
+        let _working = working_for(request.uid());
         let asked = Asked {
             handle: handle.0,
             owner: owner.0,
@@ -809,6 +853,7 @@ impl Filesystem for Adapter {
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let _working = working_for(request.uid());
         let caller = caller(request);
         match self.0.file_handle(handle.0) {
             Ok(handle) => {
@@ -824,13 +869,14 @@ impl Filesystem for Adapter {
 
     fn lseek(
         &self,
-        _request: &Request,
+        request: &Request,
         _node: INodeNo,
         handle: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
+        let _working = working_for(request.uid());
         match self
             .0
             .file_handle(handle.0)
@@ -854,6 +900,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let _working = working_for(request.uid());
         let caller = caller(request);
         let both = self
             .0

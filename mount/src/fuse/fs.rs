@@ -21,7 +21,8 @@ use crate::engine::Engine;
 use crate::engine::locks::Locks;
 use crate::engine::order::{Claim, Job, Order};
 use crate::engine::process::Caller;
-use crate::pool::Pool;
+use crate::pool::{Pool, current_user};
+use crate::shares::Shares;
 
 /// How long the kernel may remember what it was told, where nothing is in motion. What
 /// others write into the data directory is seen after this time.
@@ -44,6 +45,8 @@ pub struct Fs {
     pub locks: Arc<Locks>,
     /// Open handles.
     pub handles: Handles,
+    /// How users share the descriptors that these take.
+    pub descriptors: Shares,
     /// Redirected opens that have not come back yet.
     pub promises: Promises,
     /// Opens of superseded versions that were told to look again.
@@ -102,17 +105,18 @@ impl Fs {
         }
     }
 
-    /// Does `job` in the pool, in its turn.
+    /// Does `job` in the pool, in its turn. It counts as the user's for whom this thread works.
     pub fn queue(self: &Arc<Self>, claim: Claim, job: impl FnOnce(&Arc<Fs>) + Send + 'static) {
         let fs = self.clone();
-        self.order.queue(claim, Box::new(move || job(&fs)));
+        let job = Box::new(move || job(&fs));
+        self.order.queue(claim, current_user(), job);
     }
 
-    /// Does `job` in the pool, whatever else is going on.
+    /// Does `job` in the pool, whatever else is going on. It counts as the user's for whom this thread works.
     pub fn aside(self: &Arc<Self>, job: impl FnOnce(&Arc<Fs>) + Send + 'static) {
         let fs = self.clone();
         let job: Job = Box::new(move || job(&fs));
-        self.pool.spawn(job);
+        self.pool.spawn(current_user(), job);
     }
 
     /// The claim of looking at what `node` is: its slot, or a directory's list.

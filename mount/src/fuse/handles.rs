@@ -14,6 +14,7 @@ use crate::engine::draft::{Draft, Writer};
 use crate::engine::editing::{Edit, Editor};
 use crate::engine::locks::Table;
 use crate::engine::process::{Caller, Process, Processes};
+use crate::shares::Share;
 
 /// What a handle gives access to.
 pub enum Target {
@@ -71,9 +72,17 @@ pub struct Handle {
     pub wrote_in_place: AtomicBool,
     /// The turn that it was opened in.
     turn: Mutex<Option<Turn>>,
+    /// What it takes of what its user may have.
+    shares: Mutex<Vec<Share>>,
 }
 
 impl Handle {
+    /// `share` is what it takes, too, of what its user may have.
+    pub fn counts_as(&self, share: Share) {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        shares.push(share);
+    }
+
     fn turn(&self) -> MutexGuard<'_, Option<Turn>> {
         self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -167,6 +176,7 @@ impl Handles {
             locked_in_place: AtomicBool::new(false),
             wrote_in_place: AtomicBool::new(false),
             turn: Mutex::new(None),
+            shares: Mutex::default(),
         });
         self.map
             .lock()

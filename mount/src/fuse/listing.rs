@@ -101,6 +101,7 @@ fn kind(kind: rustix::fs::FileType) -> FileType {
 impl Fs {
     /// Opens directory `node` to list it.
     pub fn opendir(&self, caller: Caller, node: u64) -> io::Result<Opened> {
+        let share = self.descriptors_of_handle(caller)?;
         let dir = self.tree.dir(node)?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(&*dir, ".", flags, Mode::empty())?;
@@ -117,6 +118,7 @@ impl Fs {
             opener: None,
             user: self.engine.processes.credentials(caller),
         });
+        handle.counts_as(share);
         Ok(Opened {
             handle: handle.id,
             flags: FopenFlags::empty(),

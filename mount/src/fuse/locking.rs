@@ -25,6 +25,7 @@ use crate::engine::locks::{Answer, Class, Kind, Refused, Request, Table, Terms, 
 use crate::engine::order::Claim;
 use crate::engine::process::Caller;
 use crate::engine::slot::SlotKey;
+use crate::pool::working_for;
 
 /// The last byte of a whole file, as the kernel sends it.
 const LAST_BYTE: u64 = i64::MAX as u64;
@@ -122,6 +123,16 @@ pub fn of_refused(refused: Refused) -> Errno {
         Refused::Interrupted => Errno::EINTR,
         Refused::Deadlock => Errno::EDEADLK,
         Refused::TimedOut => Errno::ETIMEDOUT,
+        Refused::TooMany => Errno::EBUSY,
+        Refused::NoDescriptors => Errno::EMFILE,
+    }
+}
+
+/// The same for a lock: flock(2) and fcntl(2) know one error for what there is too little of.
+fn of_refused_lock(refused: Refused) -> Errno {
+    match refused {
+        Refused::TooMany | Refused::NoDescriptors => Errno::ENOLCK,
+        refused => of_refused(refused),
     }
 }
 
@@ -190,12 +201,23 @@ impl Fs {
         content_stat(&content).ok()
     }
 
+    /// Counts what the first lock through `handle` takes.
+    fn count_locks(&self, handle: &Handle, typ: i32) -> Result<(), Refused> {
+        if typ != libc::F_UNLCK && handle.table.get().is_none() {
+            handle.counts_as(self.descriptors_of_locks(handle.user.uid)?);
+        }
+        Ok(())
+    }
+
     /// Locks or unlocks, and answers when that is decided.
     pub fn setlk(self: &Arc<Self>, asked: Asked, wait: bool, reply: ReplyEmpty) {
         let handle = match self.file_handle(asked.handle) {
             Ok(handle) => handle,
             Err(error) => return reply.error(errno(&error)),
         };
+        if let Err(refused) = self.count_locks(&handle, asked.typ) {
+            return reply.error(of_refused_lock(refused));
+        }
         let table = self.table(&handle);
         // What is given up is what is held: that needs no look at the thread.
         let held = match asked.typ {
@@ -235,10 +257,14 @@ impl Fs {
             return self.unlock(handle, table, request, reply);
         }
         let fs = self.clone();
-        let answer: Answer = Box::new(move |outcome| match outcome {
-            Ok(()) if request.kind == Kind::Unlock => reply.ok(),
-            Ok(()) => fs.granted(&handle, &asked, request, reply),
-            Err(refused) => reply.error(of_refused(refused)),
+        let answer: Answer = Box::new(move |outcome| {
+            // Whoever has let him in may be another.
+            let _working = working_for(asked.uid);
+            match outcome {
+                Ok(()) if request.kind == Kind::Unlock => reply.ok(),
+                Ok(()) => fs.granted(&handle, &asked, request, reply),
+                Err(refused) => reply.error(of_refused_lock(refused)),
+            }
         });
         let nobody_waited = !self.locks.anyone_waiting();
         // A lock's own thread may have the turn: that ends here, see `Terms::ends_turn`.
@@ -261,7 +287,10 @@ impl Fs {
     ) {
         let fs = self.clone();
         let unlock = move || {
-            let answer: Answer = Box::new(move |_| reply.ok());
+            let answer: Answer = Box::new(move |outcome| match outcome {
+                Ok(()) => reply.ok(),
+                Err(refused) => reply.error(of_refused_lock(refused)),
+            });
             fs.locks.set(&table, request, false, answer);
         };
         let Some(edit) = handle.editor().map(|editor| editor.edit.clone()) else {

@@ -21,6 +21,7 @@ use crate::engine::draft::Draft;
 use crate::engine::process::Caller;
 use crate::engine::staging::is_hidden;
 use crate::engine::visibility::View;
+use crate::shares::NOBODY;
 
 impl Fs {
     /// What `name` in `parent` is to `caller`.
@@ -182,7 +183,7 @@ impl Fs {
             self.tree.close(node);
         }
         if fewer {
-            self.pool.spawn(Box::new(limits::give_back_memory));
+            self.pool.spawn(NOBODY, Box::new(limits::give_back_memory));
         }
     }
 }

@@ -24,6 +24,7 @@ mod opening;
 mod outside;
 mod overtaken;
 mod proc;
+mod quota;
 mod redirect;
 mod ticker;
 mod told;
@@ -42,15 +43,18 @@ use fuser::{Config, Session, SessionACL};
 use polystore::Durability;
 use polystore::disk::SystemDisk;
 
+use crate::engine::locks::Locks;
 use crate::engine::order::{Order, Spawn};
 use crate::engine::policy::{Direct, Turns};
 use crate::engine::salvage::Salvage;
 use crate::engine::staging::{self, Session as Staging};
 use crate::engine::{Engine, Settings};
 use crate::pool::Pool;
+use crate::shares::Shares;
 use attach::Attach;
 use filesystem::Adapter;
 use fs::Fs;
+use limits::Limits;
 use proc::ProcFs;
 use ticker::Ticker;
 use tree::{Dir, Tree};
@@ -135,8 +139,8 @@ pub fn mount(
     let turns = Turns::new(&options.turns, options.default_turns).map_err(|text| {
         failed(&options.data, "--turns")(Error::new(std::io::ErrorKind::InvalidInput, text))
     })?;
-    limits::prepare();
-    let fs = new_fs(data, (direct, turns), &options)
+    let limits = limits::prepare();
+    let fs = new_fs(data, (direct, turns), &options, &limits)
         .map_err(failed(&options.data, "cannot be served"))?;
     // What is created gets the modes that callers ask for, less their own umasks.
     rustix::process::umask(rustix::fs::Mode::empty());
@@ -164,9 +168,10 @@ fn new_fs(
     data: OwnedFd,
     (direct, turns): (Direct, Turns),
     options: &MountOptions,
+    limits: &Limits,
 ) -> Result<Arc<Fs>, Error> {
     let disk = Arc::new(SystemDisk);
-    let tree = Tree::new(Dir::from(data))?;
+    let tree = Tree::new(Dir::from(data), limits)?;
     let staging = if options.read_only {
         None
     } else {
@@ -196,12 +201,12 @@ fn new_fs(
     if let Some(salvage) = &salvage {
         salvage.purge();
     }
-    let pool = Pool::default();
+    let uid = rustix::process::geteuid().as_raw();
+    let pool = Pool::new(limits.threads, uid, !options.allow_other);
     let spawn: Spawn = {
         let pool = pool.clone();
-        Arc::new(move |job| pool.spawn(job))
+        Arc::new(move |user, job| pool.spawn(user, job))
     };
-    let uid = rustix::process::geteuid().as_raw();
     let settings = Settings {
         durability: options.durability,
         direct,
@@ -213,8 +218,9 @@ fn new_fs(
         engine: Engine::new(disk, ProcFs, settings, staging, salvage),
         order: Order::new(spawn),
         pool,
-        locks: Default::default(),
+        locks: Arc::new(Locks::new(uid, !options.allow_other)),
         handles: Default::default(),
+        descriptors: Shares::new(limits.shares(uid, !options.allow_other)),
         promises: Default::default(),
         second_looks: Default::default(),
         turns: turns::Turns::new(options.lock_timeout),

@@ -18,6 +18,7 @@ use super::handles::{Counted, Handle, NewHandle, Target};
 use super::made_locks::show_lock;
 use super::nodes::ROOT;
 use super::overtaken::is_overtaken;
+use super::quota::too_many_files;
 use super::redirect::Promised;
 use super::tree::{Dir, path_of};
 use crate::engine::draft::{Draft, Phase};
@@ -97,10 +98,28 @@ impl Fs {
         // Its lock file may have been removed since the turn came.
         let opened = match &turn {
             Some(ask) if !self.has_turn(caller, ask) => Err(stale()),
-            _ => self.open_once(caller, node, flags),
+            _ => self.open_counted(caller, node, flags),
         };
         self.note_second_look(caller, &opened);
         self.settle_turn(caller, turn.as_ref(), &opened);
+        opened
+    }
+
+    fn open_counted(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: u64,
+        flags: OFlags,
+    ) -> io::Result<Opened> {
+        let share = match self.descriptors_of_handle(caller) {
+            Ok(share) => share,
+            Err(error) => {
+                self.give_up_open(caller, node);
+                return Err(error);
+            }
+        };
+        let opened = self.open_once(caller, node, flags);
+        self.opened_with(share, &opened);
         opened
     }
 
@@ -260,7 +279,7 @@ impl Fs {
             alone: true,
             ..access(flags)
         };
-        let plan = match self.plan_existing(caller, node, place, &stat, wanted) {
+        let plan = match self.plan_open(caller, node, place, &stat, wanted) {
             Ok(plan) => plan,
             Err(error) => return Some(Err(error)),
         };
@@ -353,7 +372,7 @@ impl Fs {
             }
             other => other?,
         };
-        match self.plan_existing(caller, node, &place, &stat, access(flags))? {
+        match self.plan_open(caller, node, &place, &stat, access(flags))? {
             Plan::InPlace => self
                 .open_in_place(node, flags)
                 .map(|file| self.version_handle(caller, node, file, flags)),
@@ -418,6 +437,44 @@ impl Fs {
             }
             other => other,
         }
+    }
+
+    /// What an open of the existing file at `place` means. What is made for it counts as the caller's.
+    ///
+    /// # Errors
+    /// Those of making a draft or an edit; EMFILE where the caller's user has his share.
+    pub fn plan_open(
+        &self,
+        caller: Caller,
+        node: u64,
+        place: &Place<SystemDisk>,
+        stat: &Statx,
+        wanted: Access,
+    ) -> io::Result<Plan<SystemDisk>> {
+        let share = self.descriptors_to_write(caller, wanted)?;
+        let plan = self.plan_existing(caller, node, place, stat, wanted)?;
+        match &plan {
+            Plan::Draft(draft) => draft.counts_as(share),
+            Plan::Edit(edit) => edit.counts_as(share),
+            Plan::InPlace => {}
+        }
+        Ok(plan)
+    }
+
+    /// The same for a name at which there is nothing.
+    fn plan_new(
+        &self,
+        caller: Caller,
+        place: &Place<SystemDisk>,
+        new: &New<'_>,
+        wanted: Access,
+    ) -> io::Result<Option<Arc<Draft<SystemDisk>>>> {
+        let share = self.descriptors_to_write(caller, wanted)?;
+        let plan = self.engine.plan_new(caller, place, new, wanted)?;
+        if let Some(draft) = &plan {
+            draft.counts_as(share);
+        }
+        Ok(plan)
     }
 
     pub fn plan_existing(
@@ -491,7 +548,8 @@ impl Fs {
             .turn_of_name(caller, parent, name, open_flags)
             .filter(|_| !access(open_flags).exclusive);
         let created = match ask.as_ref().map(|ask| self.turn_at_once(caller, ask)) {
-            None | Some(Ok(())) => self.create_once(caller, parent, name, modes, open_flags),
+            None | Some(Ok(())) => self.create_counted(caller, parent, name, modes, open_flags),
+            Some(Err(Refused::NoDescriptors)) => Err(too_many_files()),
             Some(Err(Refused::Deadlock)) => Err(io::Error::from_raw_os_error(libc::EDEADLK)),
             Some(Err(_)) if open_flags.contains(OFlags::NONBLOCK) => {
                 Err(io::ErrorKind::WouldBlock.into())
@@ -509,6 +567,21 @@ impl Fs {
             (_, Err(error)) => Err(error),
             (None, Ok(_)) => Err(stale()),
         }
+    }
+
+    fn create_counted(
+        self: &Arc<Self>,
+        caller: Caller,
+        parent: u64,
+        name: &OsStr,
+        modes: (u32, u32),
+        flags: OFlags,
+    ) -> io::Result<(Entry, Opened)> {
+        let share = self.descriptors_of_handle(caller)?;
+        let (entry, opened) = self.create_once(caller, parent, name, modes, flags)?;
+        let opened = Ok(opened);
+        self.opened_with(share, &opened);
+        opened.map(|opened| (entry, opened))
     }
 
     /// CREATE of a name at which somebody else has the turn. It must not wait, so the kernel is sent
@@ -531,7 +604,7 @@ impl Fs {
                 dir: attr::stat(&attr::of_file(&*place.dir)?),
                 mode: masked(&place.dir, mode, umask),
             };
-            match self.engine.plan_new(caller, &place, &new, access(flags))? {
+            match self.plan_new(caller, &place, &new, access(flags))? {
                 None => {
                     let (entry, opened) =
                         self.create_published(caller, parent, &place, &new, flags)?;
@@ -603,7 +676,7 @@ impl Fs {
             dir,
             mode: masked(&place.dir, mode, umask),
         };
-        match self.engine.plan_new(caller, &place, &new, wanted)? {
+        match self.plan_new(caller, &place, &new, wanted)? {
             None => self.create_published(caller, parent, &place, &new, flags),
             Some(draft) => {
                 let entry = self.draft_entry(parent, name, &draft)?;
@@ -629,7 +702,7 @@ impl Fs {
         let plan = if access(flags).read_only {
             Plan::InPlace
         } else {
-            self.plan_existing(caller, node, place, stat, access(flags))?
+            self.plan_open(caller, node, place, stat, access(flags))?
         };
         let opened = match plan {
             Plan::InPlace => {

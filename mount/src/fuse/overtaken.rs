@@ -93,7 +93,7 @@ impl Fs {
         let plan = if wanted.read_only && !wanted.truncate {
             Plan::InPlace
         } else {
-            self.plan_existing(caller, node, place, &stat, wanted)?
+            self.plan_open(caller, node, place, &stat, wanted)?
         };
         match plan {
             Plan::Draft(draft) => self.open_draft(caller, node, &draft, flags, true),

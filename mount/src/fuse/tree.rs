@@ -16,16 +16,15 @@ use rustix::fs::{Mode, OFlags, Statx};
 use super::attr;
 use super::channel::is_channel;
 use super::errno::stale;
+use super::limits::Limits;
 use super::nodes::{Node, Nodes, ROOT};
 use crate::engine::draft::{Draft, Phase};
 use crate::engine::editing::{Content, Edit};
 use crate::engine::slot::{Place, SlotKey};
+use crate::shares::oldest_of_most;
 
 /// A directory of the backing file system.
 pub type Dir = <SystemDisk as Disk>::Dir;
-
-/// How many directories are kept open. Files are not: they would keep deleted ones alive.
-const OPEN_DIRECTORIES: usize = 512;
 
 /// How deep a directory may lie.
 const DEEPEST: usize = 1 << 20;
@@ -36,9 +35,6 @@ const SUPERSEDED_FOR: Duration = Duration::from_secs(1);
 /// How recently that must have been.
 const JUST_TOLD: Duration = Duration::from_secs(1);
 
-/// How many superseded versions are kept at most.
-const MOST_SUPERSEDED: usize = 256;
-
 #[derive(Default)]
 struct OpenDirs {
     map: HashMap<u64, (Arc<Dir>, u64)>,
@@ -47,6 +43,8 @@ struct OpenDirs {
 
 struct Superseded {
     node: u64,
+    /// Whose file it is.
+    uid: u32,
     file: Arc<File>,
     since: Instant,
 }
@@ -58,6 +56,8 @@ pub struct Tree {
     nodes: Mutex<Nodes>,
     open: Mutex<OpenDirs>,
     superseded: Mutex<Vec<Superseded>>,
+    /// How many of both are kept open. Other files are not: they would keep deleted ones alive.
+    limits: Limits,
 }
 
 /// Nothing can be made, changed or removed where the control channel is.
@@ -73,7 +73,7 @@ impl Tree {
     ///
     /// # Errors
     /// Those of looking at it.
-    pub fn new(root: Dir) -> io::Result<Tree> {
+    pub fn new(root: Dir, limits: &Limits) -> io::Result<Tree> {
         let stat = attr::of_file(&root)?;
         Ok(Tree {
             root: Arc::new(root),
@@ -81,6 +81,7 @@ impl Tree {
             nodes: Mutex::new(Nodes::new(&stat)),
             open: Mutex::default(),
             superseded: Mutex::default(),
+            limits: *limits,
         })
     }
 
@@ -145,7 +146,7 @@ impl Tree {
 
     fn cache(&self, node: u64, dir: Arc<Dir>) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.map.len() >= OPEN_DIRECTORIES {
+        if open.map.len() >= self.limits.directories {
             let mut ages: Vec<u64> = open.map.values().map(|(_, used)| *used).collect();
             ages.sort_unstable();
             let median = ages[ages.len() / 2];
@@ -387,9 +388,12 @@ impl Tree {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             // The oldest is the one that is least likely to be opened yet.
-            let _dropped = (kept.len() >= MOST_SUPERSEDED).then(|| kept.remove(0));
+            let drops = kept.len() >= self.limits.superseded;
+            let oldest = drops.then(|| oldest_of_most(kept.iter().map(|kept| kept.uid)));
+            let _dropped = oldest.flatten().map(|oldest| kept.remove(oldest));
             kept.push(Superseded {
                 node,
+                uid: stat.stx_uid,
                 file: Arc::new(file),
                 since: Instant::now(),
             });

@@ -30,6 +30,7 @@ use crate::engine::locks::{Answer, Class, Kind, Locks, Refused, Request, Table, 
 use crate::engine::policy::{TurnKind, lock_file_of};
 use crate::engine::process::{Caller, Moment, Process, Processes, is_or_descends_since};
 use crate::engine::slot::SlotKey;
+use crate::shares::Share;
 
 /// How long an open of a document waits for its turn.
 const DOCUMENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -49,6 +50,8 @@ pub struct Turn {
     pub slot: SlotKey,
     /// Greater than that of any turn before.
     pub number: u64,
+    /// What it takes of what its user may have.
+    _share: Share,
 }
 
 impl Turn {
@@ -328,6 +331,10 @@ impl Fs {
             Ok(passable) => passable,
             Err(refused) => return done(self, Err(refused), true),
         };
+        let share = match self.descriptors_of_turn(caller) {
+            Ok(share) => share,
+            Err(refused) => return done(self, Err(refused), true),
+        };
         let asking = Arc::new(AtomicBool::new(true));
         let asker = std::thread::current().id();
         let answer: Answer = {
@@ -344,6 +351,7 @@ impl Fs {
                     id,
                     slot: ask.slot.clone(),
                     number,
+                    _share: share,
                 });
                 if turn.as_ref().is_ok_and(|turn| !fs.is_current(turn, &ask)) {
                     // The lock file was removed or replaced meanwhile: the turn is at what is there now.

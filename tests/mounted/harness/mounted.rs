@@ -26,6 +26,7 @@ pub struct Mounted {
     data: PathBuf,
     safe: PathBuf,
     options: Vec<String>,
+    descriptors: Option<u64>,
     daemon: Option<Child>,
 }
 
@@ -50,6 +51,7 @@ impl Mounted {
             data,
             root,
             options,
+            descriptors: setup.descriptors,
             daemon: None,
         };
         for name in ["data", "safe", "plain", "home", "tmp", "lib", "bin", "run"] {
@@ -137,6 +139,9 @@ impl Mounted {
             .stdout(log.try_clone().expect("duplicate a descriptor"))
             .stderr(log);
         die_with_us(&mut command);
+        if let Some(count) = self.descriptors {
+            limit_descriptors(&mut command, count, self.who == Who::Root);
+        }
         self.daemon = Some(command.spawn().expect("start polystore mount"));
         self.wait_until_mounted();
     }
@@ -464,6 +469,25 @@ fn die_with_us(command: &mut Command) {
     };
     // SAFETY: the closure makes one system call; it neither allocates nor takes a lock.
     unsafe { command.pre_exec(die) };
+}
+
+/// Has a program start with `count` descriptors at most, for good: root's programs could raise that.
+fn limit_descriptors(command: &mut Command, count: u64, root: bool) {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
+    let limit = move || {
+        let both = Rlimit {
+            current: Some(count),
+            maximum: Some(count),
+        };
+        setrlimit(Resource::Nofile, both)?;
+        if root {
+            remove_capability_from_bounding_set(CapabilitySet::SYS_RESOURCE)?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes two system calls; it neither allocates nor takes a lock.
+    unsafe { command.pre_exec(limit) };
 }
 
 fn wait_for(child: &mut Child, limit: Duration) -> Option<std::process::ExitStatus> {

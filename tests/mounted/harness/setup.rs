@@ -39,6 +39,8 @@ pub struct Setup {
     pub needs: Vec<String>,
     /// Whether root's mount lets others in.
     pub for_all_users: bool,
+    /// How many descriptors the mount may have, if not as many as usual.
+    pub descriptors: Option<u64>,
 }
 
 impl Setup {
@@ -71,6 +73,12 @@ impl Setup {
     /// Programs in root's mount run as other users.
     pub fn for_all_users(mut self) -> Setup {
         self.for_all_users = true;
+        self
+    }
+
+    /// The mount gets this many descriptors, and cannot raise that.
+    pub fn with_descriptors(mut self, count: u64) -> Setup {
+        self.descriptors = Some(count);
         self
     }
 

@@ -31,7 +31,7 @@ mod writing;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use polystore::disk::{Disk, FileId};
 
@@ -40,6 +40,7 @@ use super::opening::{Access, Opener};
 use super::process::{Caller, Process, Processes, is_or_descends_since};
 use super::slot::{Place, SlotKey};
 use super::{Engine, policy, unpoisoned};
+use crate::shares::Share;
 
 /// What a handle reads and writes.
 pub enum Content<D: Disk> {
@@ -183,6 +184,7 @@ pub struct Edit<D: Disk> {
     pub id: u64,
     /// Where it was, from the root of the mount, when it was opened; for people.
     pub path: PathBuf,
+    share: OnceLock<Share>,
     state: Mutex<State<D>>,
     // Held while a draft is made, which takes as long as its content is big.
     copying: Mutex<()>,
@@ -191,6 +193,12 @@ pub struct Edit<D: Disk> {
 impl<D: Disk> Edit<D> {
     fn state(&self) -> MutexGuard<'_, State<D>> {
         unpoisoned(&self.state)
+    }
+
+    /// `share` is what it and its drafts take of what the user may have who began it. The first one is kept as
+    /// long as the edit is.
+    pub fn counts_as(&self, share: Share) {
+        drop(self.share.set(share)); // Who joins it takes no more.
     }
 
     /// Where it is to be published.
@@ -342,6 +350,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         let edit = Arc::new(Edit {
             id: self.next_draft.fetch_add(1, Ordering::Relaxed),
             path: path.to_owned(),
+            share: OnceLock::new(),
             state: Mutex::new(State {
                 place: place.clone(),
                 mode: Mode::Shared,

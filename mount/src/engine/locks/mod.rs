@@ -17,6 +17,7 @@
 //!    whoever renames over or unlinks a name leaves old handles among themselves.
 
 mod queue;
+mod rounds;
 mod tables;
 
 use std::any::Any;
@@ -132,6 +133,10 @@ pub enum Refused {
     Deadlock,
     /// Its time is over.
     TimedOut,
+    /// This user has too many who wait already, or too many locks on one file.
+    TooMany,
+    /// Too much is open already, for this user.
+    NoDescriptors,
 }
 
 /// What is done when a lock is granted or refused.

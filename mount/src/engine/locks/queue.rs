@@ -3,7 +3,12 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use super::rounds::Thread;
 use super::{Answer, Class, Kind, Outside, Request, Taken};
+use crate::shares::Share;
+
+/// How many locks one user may hold on one file, ranges of one owner included: each request looks at all.
+const MOST_HELD: usize = 4096;
 
 pub(super) struct Waiting {
     pub(super) request: Request,
@@ -12,6 +17,8 @@ pub(super) struct Waiting {
     pub(super) since: Instant,
     pub(super) deadline: Option<Instant>,
     pub(super) answer: Answer,
+    /// Its place among those of its user.
+    pub(super) _place: Share,
 }
 
 /// What came of an attempt.
@@ -110,6 +117,18 @@ impl State {
     pub(super) fn blockers(&self, request: &Request) -> Vec<u64> {
         let held = self.held.iter().filter(|held| held.conflicts(request));
         held.map(|held| held.owner).collect()
+    }
+
+    /// Whether `request` would give its user one more lock than he may hold.
+    pub(super) fn is_too_much(&self, request: &Request) -> bool {
+        let splits = |held: &Request| {
+            held.is_of(request) && held.start < request.start && held.end > request.end
+        };
+        let adds = request.kind != Kind::Unlock || self.held.iter().any(splits);
+        let of_user = |held: &&Request| held.uid == request.uid;
+        self.held.len() >= MOST_HELD
+            && adds
+            && self.held.iter().filter(of_user).count() >= MOST_HELD
     }
 
     /// Sets or clears the range for its owner, splitting what it only partly covers.
@@ -310,10 +329,14 @@ impl State {
         pending.map(|waiting| waiting.request)
     }
 
-    pub(super) fn waiting_threads(&self) -> Vec<u32> {
+    /// The threads that wait, and their users.
+    pub(super) fn waiting_threads(&self) -> impl Iterator<Item = Thread> {
         let pending = self.fair.iter().flat_map(|fair| &fair.pending);
         let waiting = self.waiting.iter().chain(pending);
-        waiting.map(|waiting| waiting.request.tid).collect()
+        waiting.map(|waiting| Thread {
+            user: waiting.request.uid,
+            tid: waiting.request.tid,
+        })
     }
 
     /// Whether somebody has it here, and waits for it outside without anybody who would tell.

@@ -7,10 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Instant;
 
 use super::queue::{Fair, State, Step, Waiting};
+use super::rounds::Rounds;
 use super::{Answer, Class, Kind, Outside, Refused, Request, Seen, Wait};
 use crate::engine::process::Processes;
 use crate::engine::slot::SlotKey;
 use crate::engine::unpoisoned;
+use crate::shares::{Rule, Shares};
 
 /// The locks of one slot.
 #[derive(Default)]
@@ -18,19 +20,48 @@ pub struct Table {
     state: Mutex<State>,
 }
 
+/// How many may wait at a time, in all tables and of all users.
+const MOST_WAITERS: usize = 8192;
+
+/// How many of each user in any case.
+const FLOOR: usize = 64;
+
+/// How many of those who wait are looked at, at a time, for signals: that reads a file of `/proc` for each.
+const LOOKED_AFTER: usize = 512;
+
 /// The lock tables of all slots.
-#[derive(Default)]
 pub struct Locks {
     tables: Mutex<HashMap<SlotKey, Weak<Table>>>,
     // Tables with waiters, so that looking for signals costs nothing while nobody waits.
     crowded: Mutex<Vec<Weak<Table>>>,
     waiters: AtomicUsize,
+    // How users share the places of those who wait.
+    places: Shares,
+    rounds: Mutex<Rounds>,
+}
+
+impl Default for Locks {
+    fn default() -> Locks {
+        Locks::new(0, false)
+    }
 }
 
 /// How many steps of who waits for whom are followed.
 const DEADLOCK_DEPTH: usize = 10;
 
 impl Locks {
+    /// No tables yet. `owner` runs the mount, and uses it `alone` or with others.
+    pub fn new(owner: u32, alone: bool) -> Locks {
+        let rule = Rule::new(MOST_WAITERS, FLOOR, owner, alone);
+        Locks {
+            tables: Mutex::default(),
+            crowded: Mutex::default(),
+            waiters: AtomicUsize::new(0),
+            places: Shares::new(rule),
+            rounds: Mutex::default(),
+        }
+    }
+
     /// The table of a slot.
     pub fn table(&self, slot: &SlotKey) -> Arc<Table> {
         let mut tables = unpoisoned(&self.tables);
@@ -136,22 +167,36 @@ impl Locks {
             return answer(Err(Refused::Deadlock));
         }
         let mut state = unpoisoned(&table.state);
+        if state.is_too_much(&request) {
+            drop(state);
+            return answer(Err(Refused::TooMany));
+        }
         let step = state.take(&request, passable);
-        let kept = match (step, wait) {
-            (Step::Granted, _) => Some((answer, Ok(()))),
-            (_, Wait::No) => {
+        let waits_first = !state.anyone_waits();
+        let place = match (step, wait) {
+            (Step::Granted, _) | (_, Wait::No) => None,
+            (_, Wait::Forever | Wait::Until(_)) => self.places.take(request.uid, 1),
+        };
+        let kept = match (step, wait, place) {
+            (Step::Granted, _, _) => Some((answer, Ok(()))),
+            (_, _, None) => {
                 if step == Step::BusyOutside {
                     state.drop_own(&request);
                 }
-                Some((answer, Err(Refused::WouldBlock)))
+                let why = match wait {
+                    Wait::No => Refused::WouldBlock,
+                    Wait::Forever | Wait::Until(_) => Refused::TooMany,
+                };
+                Some((answer, Err(why)))
             }
-            (_, Wait::Forever | Wait::Until(_)) => {
+            (_, _, Some(place)) => {
                 let waiting = Waiting {
                     request,
                     passable: passable.to_vec(),
                     since: Instant::now(),
                     deadline: wait.deadline(),
                     answer,
+                    _place: place,
                 };
                 state.keep(waiting, step == Step::BusyOutside);
                 self.waiters.fetch_add(1, Ordering::AcqRel);
@@ -163,7 +208,9 @@ impl Locks {
         self.go_on(table, state);
         match kept {
             Some((answer, outcome)) => answer(outcome),
-            None => unpoisoned(&self.crowded).push(Arc::downgrade(table)),
+            // Where others wait, the table is in the list, or is put back there.
+            None if waits_first => unpoisoned(&self.crowded).push(Arc::downgrade(table)),
+            None => {}
         }
         self.answer_all(granted, Ok(()));
     }
@@ -272,8 +319,9 @@ impl Locks {
         if request.class != Class::Posix {
             return false;
         }
-        let mut ahead = unpoisoned(&table.state).blockers(request);
-        let mut seen: Vec<u64> = Vec::new();
+        let blockers = unpoisoned(&table.state).blockers(request);
+        let mut ahead: HashSet<u64> = blockers.into_iter().collect();
+        let mut seen: HashSet<u64> = HashSet::new();
         for _ in 0..DEADLOCK_DEPTH {
             if ahead.is_empty() {
                 return false;
@@ -289,12 +337,12 @@ impl Locks {
     }
 
     /// The owners that any of `owners` waits for, in whatever table.
-    fn who_blocks(&self, owners: &[u64]) -> Vec<u64> {
+    fn who_blocks(&self, owners: &HashSet<u64>) -> HashSet<u64> {
         let crowded: Vec<_> = unpoisoned(&self.crowded)
             .iter()
             .filter_map(Weak::upgrade)
             .collect();
-        let mut blockers = Vec::new();
+        let mut blockers = HashSet::new();
         for table in crowded {
             let state = unpoisoned(&table.state);
             for waiting in state.waiting.iter().map(|waiting| &waiting.request) {
@@ -303,8 +351,6 @@ impl Locks {
                 }
             }
         }
-        blockers.sort_unstable();
-        blockers.dedup();
         blockers
     }
 
@@ -404,27 +450,35 @@ impl Locks {
             .iter()
             .filter_map(Weak::upgrade)
             .collect();
-        let threads = crowded
-            .iter()
-            .flat_map(|table| unpoisoned(&table.state).waiting_threads());
-        threads.collect()
+        let mut threads = HashSet::new();
+        for table in crowded {
+            let state = unpoisoned(&table.state);
+            threads.extend(state.waiting_threads().map(|thread| thread.tid));
+        }
+        threads
+    }
+
+    /// The threads that got a signal, of those whose turn it is to be looked after.
+    fn signalled(&self, crowded: &[Arc<Table>], processes: &impl Processes) -> HashSet<u32> {
+        let mut waiting = Vec::new();
+        for table in crowded {
+            waiting.extend(unpoisoned(&table.state).waiting_threads());
+        }
+        let next = unpoisoned(&self.rounds).next(waiting.into_iter(), LOOKED_AFTER);
+        let signalled = next.into_iter().filter(|tid| *tid != 0);
+        signalled.filter(|tid| processes.signalled(*tid)).collect()
     }
 
     /// Ends the waits of threads that got a signal, and those whose time is over. Nothing else
-    /// would tell: the kernel's own word of a signal does not reach this program.
+    /// would tell: the kernel's own word of a signal does not reach this program. Where many wait, each
+    /// call looks for signals of some, of each user as many.
     pub fn look_after_waiters(self: &Arc<Self>, processes: &impl Processes) {
         let mut crowded = std::mem::take(&mut *unpoisoned(&self.crowded));
         crowded.sort_by_key(Weak::as_ptr);
         crowded.dedup_by_key(|table| Weak::as_ptr(table));
-        for weak in crowded {
-            let Some(table) = weak.upgrade() else {
-                continue;
-            };
-            let tids = unpoisoned(&table.state).waiting_threads();
-            let signalled: HashSet<u32> = tids
-                .into_iter()
-                .filter(|tid| *tid != 0 && processes.signalled(*tid))
-                .collect();
+        let crowded: Vec<_> = crowded.iter().filter_map(Weak::upgrade).collect();
+        let signalled = self.signalled(&crowded, processes);
+        for table in crowded {
             if !signalled.is_empty() {
                 self.refuse(&table, Refused::Interrupted, |waiting| {
                     signalled.contains(&waiting.request.tid)
@@ -441,7 +495,7 @@ impl Locks {
                 drop(state);
             }
             if unpoisoned(&table.state).anyone_waits() {
-                unpoisoned(&self.crowded).push(weak);
+                unpoisoned(&self.crowded).push(Arc::downgrade(&table));
             }
         }
     }
@@ -601,6 +655,74 @@ mod tests {
         assert!(waiting.try_recv().is_err());
         locks.closed(&table, 1);
         assert_eq!(waiting.try_recv(), Ok(Ok(())));
+    }
+
+    #[test]
+    fn one_users_waiters_leave_places_to_others() {
+        let locks = Arc::new(Locks::default());
+        let table = locks.table(&slot("a"));
+        let wait = |owner: u64, uid: u32| {
+            let request = Request {
+                uid,
+                ..whole(Class::Flock, owner, Kind::Exclusive)
+            };
+            ask(&locks, &table, request, true)
+        };
+        assert_eq!(wait(1, 7).try_recv(), Ok(Ok(())));
+        let mut waiting = Vec::new();
+        let refused = loop {
+            let answer = wait(2 + waiting.len() as u64, 7);
+            match answer.try_recv() {
+                Ok(outcome) => break outcome,
+                Err(_) => waiting.push(answer),
+            }
+        };
+        assert_eq!(refused, Err(Refused::TooMany));
+        assert!(waiting.len() > 4000, "only {}", waiting.len());
+        let others: Vec<_> = (0..FLOOR as u64)
+            .map(|number| wait(100_000 + number, 8))
+            .collect();
+        assert!(others.iter().all(|answer| answer.try_recv().is_err()));
+        for (owner, next) in (1..200).zip(&waiting) {
+            locks.released(&table, owner);
+            assert_eq!(next.try_recv(), Ok(Ok(())));
+        }
+        let again = wait(1, 7);
+        assert!(again.try_recv().is_err(), "there is a place again");
+    }
+
+    #[test]
+    fn one_users_ranges_leave_the_table_to_others() {
+        let locks = Arc::new(Locks::default());
+        let table = locks.table(&slot("a"));
+        let range = |owner: u64, at: u64, len: u64, kind| Request {
+            start: at,
+            end: at + len - 1,
+            uid: owner as u32,
+            ..whole(Class::Posix, owner, kind)
+        };
+        let mut held = 0;
+        while ask(
+            &locks,
+            &table,
+            range(7, held * 10, 5, Kind::Exclusive),
+            false,
+        )
+        .try_recv()
+            == Ok(Ok(()))
+        {
+            held += 1;
+        }
+        assert_eq!(held, 4096);
+        let unlock = |at, len| {
+            let answer = ask(&locks, &table, range(7, at, len, Kind::Unlock), false);
+            answer.try_recv()
+        };
+        assert_eq!(unlock(1, 2), Ok(Err(Refused::TooMany)), "it would be two");
+        let other = ask(&locks, &table, range(8, 7, 1, Kind::Exclusive), false);
+        assert_eq!(other.try_recv(), Ok(Ok(())));
+        assert_eq!(unlock(0, 5), Ok(Ok(())));
+        assert_eq!(unlock(11, 2), Ok(Ok(())), "now there is room for it");
     }
 
     #[test]

@@ -129,6 +129,11 @@ fn refused(target: &Target, why: Refused) -> ControlError {
             "the same thread has the turn already",
         ),
         Refused::TimedOut => (Code::TimedOut, "the turn did not come in time"),
+        Refused::TooMany => (Code::Busy, "too many of this user wait already"),
+        Refused::NoDescriptors => (
+            Code::System(libc::EMFILE),
+            "this user has too many files open already",
+        ),
     };
     target.explain(ControlError::new(code, text))
 }
