@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::Durability;
-use crate::disk::{Disk, Ownership, SystemDisk};
+use crate::disk::{Disk, Kind, Ownership, Stat, SystemDisk};
 use crate::error::FileError;
 use crate::stage::{Place, Staged};
 use crate::target::Target;
@@ -235,12 +235,32 @@ fn stage(target: &Target, options: &AtomicWriteOptions) -> Result<Staged<SystemD
     let disk = Arc::new(SystemDisk);
     let staged = Staged::create(&disk, &target.dir, mode).map_err(StageError::Create)?;
     if let Some(old) = &target.old {
-        staged
-            .inherit(&target.dir, &target.name, old)
-            .map_err(StageError::Inherit)?;
+        inherit(&staged, target, *old).map_err(StageError::Inherit)?;
     }
     set_mode(&staged, options.mode).map_err(StageError::Create)?;
     Ok(staged)
+}
+
+/// How often the file that is replaced is looked at again because others replace it meanwhile.
+const INHERIT_TRIES: usize = 1000;
+
+/// Takes over what belongs to the file that is replaced: to the one that is there now, if another has
+/// taken the place of `old`.
+fn inherit(staged: &Staged<SystemDisk>, target: &Target, mut old: Stat) -> io::Result<()> {
+    let mut tries = 0;
+    loop {
+        match staged.inherit(&target.dir, &target.name, &old) {
+            Err(error)
+                if error.kind() == io::ErrorKind::StaleNetworkFileHandle
+                    && tries < INHERIT_TRIES =>
+            {
+                tries += 1;
+                let now = SystemDisk.stat(&target.dir, &target.name)?;
+                old = now.filter(|now| now.kind == Kind::File).ok_or(error)?;
+            }
+            other => return other,
+        }
+    }
 }
 
 fn set_mode(staged: &Staged<SystemDisk>, mode: Option<u32>) -> io::Result<()> {

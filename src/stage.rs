@@ -151,10 +151,14 @@ impl<D: Disk> Staged<D> {
     ///
     /// Where the group cannot be kept, the file's new group gets no more than
     /// everybody; set-user-id and set-group-id go with the owner and group they speak of.
+    ///
+    /// # Errors
+    /// `StaleNetworkFileHandle` where `name` is another file than `old` by now: nothing was taken over. Else the
+    /// disk's.
     pub fn inherit(&self, dir: &D::Dir, name: &OsStr, old: &Stat) -> io::Result<()> {
         // Attributes first: the permission bits may take away the right to set them, and
         // to set an ACL changes the bits.
-        self.disk.copy_xattrs(dir, name, &self.file)?;
+        self.disk.copy_xattrs(dir, name, old.id, &self.file)?;
         let new = self.disk.stat_file(&self.file)?;
         let both = Ownership {
             uid: (old.uid != new.uid).then_some(old.uid),

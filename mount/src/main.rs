@@ -66,7 +66,7 @@ fn main() -> ExitCode {
 
 /// Prints a message of the command itself; a closed standard error is no reason to fail.
 fn complain(message: &str) {
-    let _ = writeln!(io::stderr(), "polystore: {message}");
+    let _ = writeln!(io::stderr(), "polystore: {}", quote::line(message));
 }
 
 /// Writes to standard output. A reader that went away (`| head`) has what it wanted.

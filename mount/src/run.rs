@@ -1,17 +1,19 @@
 //! Joins the command line and the mount: checks, mounts, serves, ends.
 
+mod abandoned;
 mod alive;
 mod daemon;
 mod holders;
 pub mod mountinfo;
 mod mountpoint;
+mod nesting;
 mod preflight;
 pub mod serving;
 pub mod signals;
 pub mod unmount;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use polystore_mount::MountOptions;
 
@@ -55,10 +57,11 @@ fn serve(place: Place, options: MountOptions, ready: &mut Ready) -> Result<(), F
     let fail = |error: io::Error| Failure::new(format!("{shown}: {error}"));
     let caught = Caught::new().map_err(fail)?;
     let data = place.data.try_clone().map_err(fail)?;
-    let mounted = match polystore_mount::mount(data, &place.mountpoint, options) {
+    let over = place.handle.as_fd();
+    let mounted = match polystore_mount::mount(data, over, &place.mountpoint, options) {
         Ok(mounted) => mounted,
         Err(error) => {
-            mountpoint::clear_own_dead(&place.mountpoint);
+            place.clear_own_dead();
             place.undo();
             return Err(Failure::new(error.to_string()));
         }

@@ -27,7 +27,7 @@ pub(crate) use unix::find_or_make;
 #[cfg(all(unix, not(target_os = "linux")))]
 pub(crate) use unix::refuse_foreign_link;
 #[cfg(target_os = "linux")]
-pub use unix::{Found, copy_attributes, find, find_in};
+pub use unix::{Found, copy_attributes, find, find_in, find_unfollowed};
 #[cfg(unix)]
 pub use unix::{LockRights, document_lock_mode, id_at, id_in, open_lock, open_lock_in};
 #[cfg(unix)]
@@ -156,9 +156,16 @@ pub trait Disk: Send + Sync + 'static {
     }
     /// Sets owner and group, then the permission bits.
     fn set_ownership(&self, file: &Self::File, owner: Ownership, mode: u32) -> io::Result<()>;
-    /// Gives `to` the extended attributes and ACLs of `name` (what cannot be copied for lack of
-    /// privilege or support is left out; capabilities are never copied).
-    fn copy_xattrs(&self, dir: &Self::Dir, name: &OsStr, to: &Self::File) -> io::Result<()>;
+    /// Gives `to` the extended attributes and ACLs of `name`, which must be the file `id` (what cannot be
+    /// copied for lack of privilege or support is left out; capabilities are never copied). Where `name`
+    /// stands for another file by now, whose attributes may be nobody's business: `StaleNetworkFileHandle`.
+    fn copy_xattrs(
+        &self,
+        dir: &Self::Dir,
+        name: &OsStr,
+        id: FileId,
+        to: &Self::File,
+    ) -> io::Result<()>;
 
     /// Gives the empty file `to` the first `len` bytes of `from`, or all there are, by reference
     /// where the file system can; holes stay holes where it can tell them.
@@ -176,6 +183,13 @@ pub trait Disk: Send + Sync + 'static {
     fn sync(&self, file: &Self::File) -> io::Result<()>;
     /// Returns when the names in `dir` are durable.
     fn sync_dir(&self, dir: &Self::Dir) -> io::Result<()>;
+
+    /// Whether the credentials of the calling thread allow to make and remove names in `dir`.
+    fn may_change_names(&self, dir: &Self::Dir) -> io::Result<bool>;
+    /// The ACL of `dir` as the system stores it (`system.posix_acl_access`), where it has one.
+    fn acl_of_dir(&self, _dir: &Self::Dir) -> io::Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
 
     /// Tries to lock the whole file against all other open descriptions of it; `false` if somebody holds it.
     fn try_lock(&self, file: &Self::File, exclusive: bool) -> io::Result<bool>;

@@ -32,7 +32,7 @@ pub use document_lock::{LockRights, document_lock_mode, open_lock_in};
 #[cfg(target_os = "linux")]
 pub(crate) use walk::find_or_make;
 #[cfg(target_os = "linux")]
-pub use walk::{Found, find, find_in};
+pub use walk::{Found, find, find_in, find_unfollowed};
 
 /// The computer's own file systems.
 #[derive(Clone, Copy, Debug, Default)]
@@ -248,12 +248,12 @@ impl Disk for SystemDisk {
     }
 
     #[cfg(any(target_os = "linux", target_vendor = "apple"))]
-    fn copy_xattrs(&self, dir: &Dir, name: &OsStr, to: &File) -> io::Result<()> {
-        xattrs::copy(dir, component(name), to)
+    fn copy_xattrs(&self, dir: &Dir, name: &OsStr, id: FileId, to: &File) -> io::Result<()> {
+        xattrs::copy(dir, component(name), id, to)
     }
 
     #[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
-    fn copy_xattrs(&self, _dir: &Dir, _name: &OsStr, _to: &File) -> io::Result<()> {
+    fn copy_xattrs(&self, _dir: &Dir, _name: &OsStr, _id: FileId, _to: &File) -> io::Result<()> {
         Ok(())
     }
 
@@ -284,6 +284,22 @@ impl Disk for SystemDisk {
             }
             other => other,
         }
+    }
+
+    fn may_change_names(&self, dir: &Dir) -> io::Result<bool> {
+        use rustix::fs::Access;
+        // AT_EACCESS: those who act, not those who started this process.
+        let how = Access::WRITE_OK | Access::EXEC_OK;
+        match rustix::fs::accessat(dir, ".", how, AtFlags::EACCESS) {
+            Ok(()) => Ok(true),
+            Err(Errno::ACCESS | Errno::PERM | Errno::ROFS) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    fn acl_of_dir(&self, dir: &Dir) -> io::Result<Option<Vec<u8>>> {
+        xattrs::acl_of_dir(dir)
     }
 
     fn try_lock(&self, file: &File, exclusive: bool) -> io::Result<bool> {

@@ -188,8 +188,13 @@ impl Disk for SystemDisk {
         file.set_permissions(permissions)
     }
 
-    fn copy_xattrs(&self, _dir: &Dir, _name: &OsStr, _to: &File) -> io::Result<()> {
+    fn copy_xattrs(&self, _dir: &Dir, _name: &OsStr, _id: FileId, _to: &File) -> io::Result<()> {
         Ok(())
+    }
+
+    fn may_change_names(&self, _dir: &Dir) -> io::Result<bool> {
+        // Access control lists are asked by the call itself.
+        Ok(true)
     }
 
     fn wait_for_data(&self, file: &File) -> io::Result<()> {

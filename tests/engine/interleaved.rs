@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use polystore::disk::{Disk, Ownership, Stat};
+use polystore::disk::{Disk, FileId, Ownership, Stat};
 
 use crate::sim_disk::{SimDir, SimDisk, SimFile};
 
@@ -155,8 +155,12 @@ impl Disk for Interleaved {
         self.next().set_ownership(file, owner, mode)
     }
 
-    fn copy_xattrs(&self, dir: &SimDir, name: &OsStr, to: &SimFile) -> io::Result<()> {
-        self.next().copy_xattrs(dir, name, to)
+    fn copy_xattrs(&self, dir: &SimDir, name: &OsStr, id: FileId, to: &SimFile) -> io::Result<()> {
+        self.next().copy_xattrs(dir, name, id, to)
+    }
+
+    fn may_change_names(&self, dir: &SimDir) -> io::Result<bool> {
+        self.next().may_change_names(dir)
     }
 
     fn wait_for_data(&self, file: &SimFile) -> io::Result<()> {

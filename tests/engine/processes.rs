@@ -219,7 +219,8 @@ impl Processes for Tree {
     }
 
     fn act_as(&self, who: &Credentials, work: &mut dyn FnMut()) -> io::Result<()> {
-        act_as(who.uid, who.gid, work);
+        let groups: Vec<u32> = [who.gid].iter().chain(&*who.groups).copied().collect();
+        act_as(who.uid, &groups, work);
         Ok(())
     }
 

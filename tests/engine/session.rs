@@ -1,17 +1,19 @@
 //! Starting and ending, and the sweep of what a mount left that died.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use polystore::disk::Disk;
+use polystore::disk::{Disk, Kind};
 use polystore_mount::engine::publish::SECURED_SIZE;
 use polystore_mount::engine::salvage::Salvage;
-use polystore_mount::engine::staging::{Session, sweep};
+use polystore_mount::engine::staging::{Session, is_foreign, sweep};
+use proptest::prelude::*;
 
 use crate::interleaved::Interleaved;
 use crate::processes::Tree;
-use crate::sim_disk::SimDisk;
+use crate::sim_disk::{SimDisk, act_as};
 use crate::world::{AMPLE, REWRITE, Salvaged, Setup, World, make_dir, salvaged};
 
 fn setup(session: &'static str) -> Setup {
@@ -262,7 +264,7 @@ fn interrupted_start(disk: &SimDisk, step: usize, ends: bool) -> Option<io::Resu
     let disk = Arc::new(Interleaved::new(disk, step, event));
     let start = || {
         let root = disk.open_dir(Path::new("/"))?;
-        let session = Session::start(&disk, &root, "new")?;
+        let session = Session::start(&disk, &root, "new", 0)?;
         let salvage = Salvage::new(&disk, session.own_dir(), AMPLE, "new");
         // Both must be where a recovery finds them.
         let lock = disk.stat(session.dir(), "lock".as_ref())?;
@@ -457,4 +459,139 @@ fn keeping_a_draft_looks_at_no_other() {
     let left: Vec<_> = world.salvaged().into_iter().map(|item| item.path).collect();
     assert_eq!(left, [Some("b".to_owned()), Some("c".to_owned())]);
     assert!(!salvage.is_due());
+}
+
+/// `.polystore` and all directories in it must be this user's alone.
+#[test]
+fn what_another_user_has_made_is_not_used() {
+    let start = |disk: &SimDisk| {
+        let root = disk.open_dir(Path::new("/")).unwrap();
+        Session::start(&Arc::new(disk.clone()), &root, "new", 0).map(drop)
+    };
+    for (path, uid, mode, advice) in [
+        (".polystore", 1000, 0o700, "mount as user 1000"),
+        (".polystore", 0, 0o755, "mode 0700"),
+        (".polystore", 0, 0o770, "mode 0700"),
+        (".polystore/sessions", 1000, 0o700, "mount as user 1000"),
+        (".polystore/sessions", 0, 0o707, "mode 0700"),
+        (".polystore/sessions/new", 7, 0o700, "mount as user 7"),
+    ] {
+        let disk = SimDisk::new();
+        nest(&disk, path, 0o2700);
+        assert!(start(&disk).is_ok(), "own ones are used");
+        disk.set_directory_mode(path, uid, 0, mode);
+        let error = start(&disk).unwrap_err();
+        let text = error.to_string();
+        assert!(is_foreign(&error), "{path}: {text}");
+        let name = path.rsplit('/').next().unwrap();
+        assert!(text.starts_with(name) && text.contains(advice), "{text}");
+    }
+    for kind in [Kind::Symlink, Kind::File, Kind::Other] {
+        let disk = SimDisk::new();
+        disk.plant_other(".polystore", kind);
+        let error = start(&disk).unwrap_err();
+        assert!(is_foreign(&error), "{kind:?}: {error}");
+    }
+}
+
+/// Makes a directory, and those above it.
+fn nest(disk: &SimDisk, path: &str, mode: u32) {
+    let mut dir = disk.open_dir(Path::new("/")).unwrap();
+    for name in path.split('/') {
+        let _ = disk.make_dir(&dir, name.as_ref(), mode);
+        dir = disk.open_subdir(&dir, name.as_ref()).unwrap();
+    }
+}
+
+#[test]
+fn sessions_and_salvage_of_another_user_are_left_alone() {
+    let disk = after_a_death(true);
+    disk.set_directory_mode(".polystore/sessions/dead", 1000, 0, 0o700);
+    let staged = disk.names(".polystore/sessions/dead");
+    let world = World::on(&disk, setup("two"));
+    assert_eq!(world.salvaged(), []);
+    assert_eq!(disk.names(".polystore/sessions/dead"), staged);
+    nest(&disk, ".polystore/salvage", 0o700);
+    disk.set_directory_mode(".polystore/salvage", 1000, 0, 0o777);
+    drop_draft(&world, "f", 50);
+    let salvage = world.engine.salvage.as_ref().unwrap();
+    salvage.purge();
+    assert!(!salvage.make_room());
+    assert_eq!(disk.names(".polystore/salvage"), [""; 0]);
+}
+
+/// Something of each user: how many, of which size, how old.
+fn hoards() -> impl Strategy<Value = Vec<(u32, usize, u64)>> {
+    proptest::collection::vec((0u32..4, 0usize..40, 1u64..1000), 0..60)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Who has no more than his part of the bounds loses nothing to others; who loses something, loses
+    /// what is oldest.
+    #[test]
+    fn nobody_loses_his_share_to_others(things in hoards(), limit in 40u64..400, most in 1usize..30) {
+        let world = World::new();
+        let disk = &world.disk;
+        let mut held = Vec::new();
+        for (number, (user, len, age)) in things.into_iter().enumerate() {
+            let id = format!("{:010}-x-{number:03}", now() - age);
+            act_as(1000 + user, &[1000], || keep(disk, &id, len));
+            held.push((1000 + user, id, len as u64));
+        }
+        let users: BTreeSet<u32> = held.iter().map(|(user, ..)| *user).collect();
+        let own = world.engine.session.as_ref().unwrap().own_dir();
+        let salvage = Salvage::new(disk, own, limit, "one").of_at_most(most);
+        salvage.purge();
+        let left: BTreeSet<String> = ids(disk).into_iter().collect();
+        let bytes = |user: Option<u32>, of: &dyn Fn(&str) -> bool| -> (u64, usize) {
+            let mine = held.iter().filter(|(other, id, _)| user.is_none_or(|user| user == *other) && of(id));
+            mine.fold((0, 0), |(bytes, number), (_, _, len)| (bytes + len, number + 1))
+        };
+        let total = bytes(None, &|id| left.contains(id));
+        prop_assert!(total.0 <= limit && total.1 <= most);
+        for user in &users {
+            let all = bytes(Some(*user), &|_| true);
+            let kept = bytes(Some(*user), &|id| left.contains(id));
+            if all.0 * users.len() as u64 <= limit && all.1 * users.len() <= most {
+                prop_assert_eq!(kept, all, "user {} lost something", user);
+            }
+            let mut own: Vec<&String> = held.iter().filter(|(other, ..)| other == user).map(|(_, id, _)| id).collect();
+            own.sort();
+            let first = own.len() - kept.1;
+            prop_assert!(own[first..].iter().all(|id| left.contains(*id)), "not the oldest of {}", user);
+        }
+        // Nothing goes without need.
+        let everything = bytes(None, &|_| true);
+        if everything.0 <= limit && everything.1 <= most {
+            prop_assert_eq!(total, everything);
+        }
+    }
+}
+
+#[test]
+fn room_is_made_by_who_has_most() {
+    let world = World::new();
+    let disk = &world.disk;
+    for (user, id, len) in [
+        (1000, "0000000001-x-1", 10),
+        (1001, "0000000002-x-1", 30),
+        (1001, "0000000003-x-1", 5),
+        (1002, "0000000004-x-1", 20),
+    ] {
+        act_as(user, &[user], || keep(disk, id, len));
+    }
+    let salvage = world.engine.salvage.as_ref().unwrap();
+    let mut order = Vec::new();
+    loop {
+        let before = ids(disk);
+        if !salvage.make_room() {
+            break;
+        }
+        let left = ids(disk);
+        order.extend(before.into_iter().filter(|id| !left.contains(id)));
+    }
+    let order: Vec<&str> = order.iter().map(|id| &id[9..10]).collect();
+    assert_eq!(order, ["2", "4", "1", "3"]);
 }

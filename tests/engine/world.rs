@@ -58,6 +58,9 @@ const fn access(truncate: bool, append: bool, exclusive: bool) -> Access {
     }
 }
 
+/// Who makes the directories of a simulated disk.
+const ROOT: u32 = 0;
+
 /// More than any test drops.
 pub const AMPLE: u64 = 1 << 30;
 
@@ -116,7 +119,7 @@ impl World {
     pub fn try_on(disk: &SimDisk, tree: Tree, setup: Setup) -> io::Result<World> {
         let disk = Arc::new(disk.clone());
         let root = disk.open_dir(Path::new("/"))?;
-        let session = Session::start(&disk, &root, setup.session)?;
+        let session = Session::start(&disk, &root, setup.session, ROOT)?;
         let salvage = Salvage::new(&disk, session.own_dir(), setup.limit, session.id());
         sweep(&*disk, session.own_dir(), Some(&salvage))?;
         let settings = Settings {

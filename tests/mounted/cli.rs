@@ -1,5 +1,6 @@
 //! The command line on real mounts: starting, ending, refusing, as root and as an ordinary user.
 
+mod abandoned;
 mod channel;
 mod commands;
 mod daemon;

@@ -37,6 +37,7 @@ mod rights;
 mod scale;
 mod semantics;
 mod shares;
+mod swaps;
 mod traps;
 mod turns;
 mod users;

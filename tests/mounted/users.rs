@@ -16,7 +16,7 @@ thread_local! {
     static SCRIPT: std::cell::RefCell<String> = const { std::cell::RefCell::new(String::new()) };
 }
 
-const USERS: &str = r#"
+pub const USERS: &str = r#"
 A, B, GROUP = 61001, 61002, 61100
 SETPCAP = b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0"
 

@@ -15,7 +15,7 @@ mod image;
 #[path = "sim_disk/seam.rs"]
 mod seam;
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::io;
@@ -108,13 +108,14 @@ enum Fault {
 }
 
 thread_local! {
-    /// User and group that this thread makes files as.
-    static ACTING: Cell<(u32, u32)> = const { Cell::new((0, 0)) };
+    /// User and groups that this thread acts as; new files get the first group.
+    static ACTING: RefCell<(u32, Vec<u32>)> = RefCell::new((0, vec![0]));
 }
 
-/// Does `work` as a user and a group: what is made by it is theirs.
-pub fn act_as(uid: u32, gid: u32, work: impl FnOnce()) {
-    let before = ACTING.replace((uid, gid));
+/// Does `work` as a user and his groups: what is made by it is his and the first one's, and he may open
+/// what he may.
+pub fn act_as(uid: u32, groups: &[u32], work: impl FnOnce()) {
+    let before = ACTING.replace((uid, groups.to_vec()));
     work();
     ACTING.set(before);
 }
@@ -356,10 +357,24 @@ impl Shared {
         inode
     }
 
+    /// Whether the permission bits allow what is `wanted` (as those of others) to who acts.
+    fn allows(&self, inode: u64, wanted: u32) -> bool {
+        let attributes = &self.live.inodes[&inode].attributes;
+        ACTING.with_borrow(|(uid, groups)| {
+            let shift = match *uid {
+                0 => return true,
+                uid if uid == attributes.uid => 6,
+                _ if groups.contains(&attributes.gid) => 3,
+                _ => 0,
+            };
+            attributes.mode >> shift & wanted == wanted
+        })
+    }
+
     /// What a new file in `dir` has: in a setgid directory the group is the directory's.
     fn created_in(&self, dir: u64, mode: u32) -> Attributes {
         let dir = &self.live.inodes[&dir].attributes;
-        let (uid, gid) = ACTING.get();
+        let (uid, gid) = ACTING.with_borrow(|(uid, groups)| (*uid, groups[0]));
         let inherits = dir.mode & 0o2000 != 0;
         Attributes {
             mode,

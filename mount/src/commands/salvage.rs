@@ -25,7 +25,7 @@ fn list(directory: &Path, json: bool) -> Result<(), Failure> {
     })?;
     items.sort_by(|a, b| (a.time, &a.id).cmp(&(b.time, &b.id)));
     if json {
-        return output(as_json(&items).as_bytes());
+        return output(quote::json(&as_json(&items)).as_bytes());
     }
     if items.is_empty() {
         complain(&format!(

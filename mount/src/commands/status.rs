@@ -82,7 +82,9 @@ fn of_mount(mount: &Mount, json: bool) -> Result<Seen, ControlError> {
     let line = mount.ask_for_line(REQUEST)?;
     let status: StatusReply = read_reply(&line)?;
     let text = match json {
-        true => line,
+        true => quote::json(&String::from_utf8_lossy(&line))
+            .into_owned()
+            .into_bytes(),
         false => show::status(mount, &status).into_bytes(),
     };
     Ok(Seen {
@@ -94,7 +96,7 @@ fn of_mount(mount: &Mount, json: bool) -> Result<Seen, ControlError> {
 fn of_directory(args: &StatusArgs) -> Result<Seen, Failure> {
     let directory = plain::Directory::look(&locate::data(&args.dir)?).map_err(failed(&args.dir))?;
     let text = match args.json {
-        true => format!("{}\n", directory.json()),
+        true => quote::json(&format!("{}\n", directory.json())).into_owned(),
         false => directory.text(),
     };
     Ok(Seen {

@@ -21,6 +21,7 @@ pub mod overview;
 pub mod policy;
 pub mod process;
 pub mod publish;
+pub mod rights;
 pub mod salvage;
 pub mod slot;
 pub mod staging;

@@ -42,12 +42,17 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         let process = self.processes.process_of(caller.tid);
+        let who = self.processes.credentials(caller);
         let Some(draft) = self.draft_to_move(process, &from.slot) else {
             if replace && self.is_one_file(from, to)? {
                 return Ok(None);
             }
-            self.disk
-                .rename(&from.dir, from.name(), &to.dir, to.name(), replace)?;
+            self.judge_removing(&who, from)?;
+            self.judge_removing(&who, to)?;
+            self.for_user(&who, || {
+                self.disk
+                    .rename(&from.dir, from.name(), &to.dir, to.name(), replace)
+            })?;
             self.name_taken(process, &to.slot, None);
             self.move_edit(&from.slot, to);
             return Ok(None);
@@ -59,7 +64,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         self.name_taken(process, &to.slot, Some(&draft));
         if !draft.new_name && from.slot != to.slot {
             self.orphan_edit(process, &from.slot);
-            match self.disk.remove(&from.dir, from.name()) {
+            match self.for_user(&who, || self.disk.remove(&from.dir, from.name())) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}
             }
@@ -92,7 +97,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     /// `NotFound` where nothing is published and the caller sees no draft; else the disk's.
     pub fn unlink(&self, caller: Caller, place: &Place<D>) -> io::Result<()> {
         let process = self.processes.process_of(caller.tid);
-        match self.disk.remove(&place.dir, place.name()) {
+        let who = self.processes.credentials(caller);
+        self.judge_removing(&who, place)?;
+        match self.for_user(&who, || self.disk.remove(&place.dir, place.name())) {
             Ok(()) => {
                 self.name_taken(process, &place.slot, None);
                 Ok(())

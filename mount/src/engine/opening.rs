@@ -94,7 +94,6 @@ pub struct New<'a> {
 
 const SETGID: u32 = 0o2000;
 const SETUID: u32 = 0o4000;
-const STICKY: u32 = 0o1000;
 
 impl<D: Disk, P: Processes> Engine<D, P> {
     /// What it means that `caller` opens the existing file at `place` for writing.
@@ -116,20 +115,21 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             return Ok(Plan::Edit(edit));
         }
         let process = self.processes.process_of(caller.tid);
-        if let Some(draft) = self.draft_to_join(process, &place.slot, access) {
+        if let Some(draft) = self.draft_to_join(caller.uid, process, &place.slot, access) {
             return Ok(Plan::Draft(draft));
         }
         if let Some(edit) = edit.filter(|edit| self.joins_edit(process, edit, access)) {
             return Ok(Plan::Edit(edit));
         }
-        if access.append || self.must_keep_inode(caller, place.name(), existing) {
+        let who = self.processes.credentials(caller);
+        if access.append || self.must_keep_inode(&who, place, existing) {
             return Ok(Plan::InPlace);
         }
         let planned = if access.truncate {
-            self.draft_of_existing(caller, place, existing)?
+            self.draft_of_existing(caller, &who, place, existing)?
                 .map(Plan::Draft)
         } else {
-            self.edit_of(place, existing.path)?.map(Plan::Edit)
+            self.edit_of(place, existing)?.map(Plan::Edit)
         };
         Ok(planned.unwrap_or(Plan::InPlace))
     }
@@ -156,7 +156,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         if self.is_neighbour(place) || self.belongs_to_database(process, place, access) {
             return Ok(None);
         }
-        if let Some(draft) = self.draft_to_join(process, &place.slot, access) {
+        if let Some(draft) = self.draft_to_join(caller.uid, process, &place.slot, access) {
             return Ok(Some(draft));
         }
         if access.append || (self.is_lock_file(new.path) && !access.exclusive) {
@@ -170,9 +170,10 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         self.settings.turns.kind(path) == Some(policy::TurnKind::LockFile)
     }
 
-    /// The draft that a writing open of `slot` by `process` joins.
+    /// The draft that a writing open of `slot` by `process` of user `uid` joins.
     fn draft_to_join(
         &self,
+        uid: u32,
         process: Option<Process>,
         slot: &SlotKey,
         access: Access,
@@ -192,8 +193,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
                 return false;
             }
             // Who neither truncates nor demands to be the maker edits: two programs that make one
-            // database at the same time have to meet in one file.
-            if draft.shared && edits && !draft.is_written() {
+            // database at the same time have to meet in one file. Another user's is no such file: nobody
+            // could see that it is there before he writes into it.
+            if draft.shared && edits && !draft.is_written() && draft.who.uid == uid {
                 return true;
             }
             let written_above = draft.is_written()
@@ -206,38 +208,21 @@ impl<D: Disk, P: Processes> Engine<D, P> {
 
     /// Whether the file itself must be written: what a new inode would break, or what the
     /// caller may not replace.
-    fn must_keep_inode(&self, caller: Caller, name: &OsStr, existing: &Existing<'_>) -> bool {
+    fn must_keep_inode(
+        &self,
+        who: &Credentials,
+        place: &Place<D>,
+        existing: &Existing<'_>,
+    ) -> bool {
         existing.flagged
             || existing.stat.kind != Kind::File
             || existing.stat.links != 1
             || existing.stat.id.device != existing.dir.id.device
-            || policy::is_lock_name(name)
+            || policy::is_lock_name(place.name())
             || self.is_appended(existing.stat.id)
-            || !self.may_replace(caller, existing.stat, existing.dir)
-    }
-
-    fn may_replace(&self, caller: Caller, file: Stat, dir: Stat) -> bool {
-        if caller.uid == 0 {
-            return true;
-        }
-        if self.settings.uid != 0 && file.uid != self.settings.uid {
-            return false;
-        }
-        if dir.mode & STICKY != 0 && caller.uid != dir.uid && caller.uid != file.uid {
-            return false;
-        }
-        let bit = if caller.uid == dir.uid {
-            0o200
-        } else if self.is_member(caller, dir.gid) {
-            0o020
-        } else {
-            0o002
-        };
-        dir.mode & bit != 0
-    }
-
-    fn is_member(&self, caller: Caller, gid: u32) -> bool {
-        caller.gid == gid || self.processes.groups(caller.tid).contains(&gid)
+            // An ordinary user's mount can give a new file to nobody else.
+            || (self.settings.uid != 0 && who.uid != 0 && existing.stat.uid != self.settings.uid)
+            || !self.may_replace(who, existing.stat, existing.dir, &place.dir)
     }
 
     /// Whether `place` is the journal or index of a database that is in place (SQLite's
@@ -283,13 +268,11 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     fn draft_of_existing(
         &self,
         caller: Caller,
+        who: &Credentials,
         place: &Place<D>,
         existing: &Existing<'_>,
     ) -> io::Result<Option<Arc<Draft<D>>>> {
-        let mut mode = existing.stat.mode;
-        if caller.uid != 0 {
-            mode = without_privileges(mode);
-        }
+        let mode = mode_after_write(existing.stat, who);
         let Some(staged) = self.stage_like(place, existing.path, existing.stat, mode)? else {
             return Ok(None);
         };
@@ -314,7 +297,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         };
         let dressed = self
             .disk
-            .copy_xattrs(&place.dir, place.name(), &file)
+            .copy_xattrs(&place.dir, place.name(), stat.id, &file)
             .and_then(|()| self.disk.set_ownership(&file, owner, mode));
         match dressed {
             Ok(()) => Ok(Some((file, name))),
@@ -347,18 +330,28 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         new: &New<'_>,
     ) -> io::Result<(D::File, StagedName)> {
         let who = self.processes.credentials(caller);
-        let make = || self.disk.create_unnamed(&place.dir, new.mode);
+        let mode = self.mode_of_new(&who, new.mode);
+        let make = || self.disk.create_unnamed(&place.dir, mode);
         if let Some(file) = self.for_user(&who, make)? {
             return Ok((file, StagedName::Unnamed));
         }
         // Staging is open to nobody else.
-        let (file, name) = self.stage_named(place, new.path, new.mode)?;
-        match self.give_to(caller, &file, new.dir) {
+        let (file, name) = self.stage_named(place, new.path, mode)?;
+        match self.give_to(&who, &file, new.dir) {
             Ok(()) => Ok((file, name)),
             Err(error) => {
                 self.drop_staged(place, &name);
                 Err(error)
             }
+        }
+    }
+
+    /// With which permission bits something is made that `who` asks for with `mode`. What belongs to another
+    /// than him gets no set-user-id and set-group-id bits: they would lend him the other's rights.
+    pub fn mode_of_new(&self, who: &Credentials, mode: u32) -> u32 {
+        match self.is_stranger(who) {
+            true => mode & !(SETUID | SETGID),
+            false => mode,
         }
     }
 
@@ -378,21 +371,21 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     }
 
     /// Makes a file that the engine created the caller's, as if the caller had.
-    fn give_to(&self, caller: Caller, file: &D::File, dir: Stat) -> io::Result<()> {
-        if self.settings.uid != 0 || (caller.uid == 0 && caller.gid == 0) {
+    fn give_to(&self, who: &Credentials, file: &D::File, dir: Stat) -> io::Result<()> {
+        if self.settings.uid != 0 || (who.uid == 0 && who.gid == 0) {
             return Ok(());
         }
         let mut mode = self.disk.stat_file(file)?.mode;
         let inherits = dir.mode & SETGID != 0;
-        if inherits && mode & 0o010 != 0 && caller.uid != 0 && !self.is_member(caller, dir.gid) {
+        if inherits && mode & 0o010 != 0 && who.uid != 0 && !who.is_member(dir.gid) {
             mode &= !SETGID; // A group that the caller is not in gets no rights through him.
         }
         // In a setgid directory the group is the directory's, whoever creates.
-        let gid = (!inherits).then_some(caller.gid);
+        let gid = (!inherits).then_some(who.gid);
         self.disk.set_ownership(
             file,
             Ownership {
-                uid: Some(caller.uid),
+                uid: Some(who.uid),
                 gid,
             },
             mode,
@@ -522,11 +515,18 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     }
 }
 
-/// What is left of a mode when somebody without privileges rewrites the file.
-pub fn without_privileges(mode: u32) -> u32 {
-    // Setgid without group execute is mandatory locking's mark, not a privilege.
-    let setgid = if mode & 0o010 != 0 { SETGID } else { 0 };
-    mode & !(SETUID | setgid)
+/// The permission bits of `file` after `who` has written to it, as Linux 6.2 and later have it: without
+/// privileges nobody leaves set-user-id, nor set-group-id where the group may execute or is not his.
+pub fn mode_after_write(file: Stat, who: &Credentials) -> u32 {
+    if who.uid == 0 {
+        return file.mode;
+    }
+    // Set-group-id without group execute marks mandatory locking, which is no privilege of a group's member.
+    let setgid = match file.mode & 0o010 != 0 || !who.is_member(file.gid) {
+        true => SETGID,
+        false => 0,
+    };
+    file.mode & !(SETUID | setgid)
 }
 
 #[cfg(test)]
@@ -535,8 +535,28 @@ mod tests {
 
     #[test]
     fn privileges_go_and_the_rest_stays() {
-        assert_eq!(without_privileges(0o6755), 0o755);
-        assert_eq!(without_privileges(0o2644), 0o2644);
-        assert_eq!(without_privileges(0o1777), 0o1777);
+        let after = |mode, who: &Credentials| {
+            let id = FileId {
+                device: 1,
+                inode: 2,
+            };
+            let file = Stat {
+                id,
+                kind: Kind::File,
+                len: 0,
+                links: 1,
+                mode,
+                uid: 7,
+                gid: 8,
+            };
+            mode_after_write(file, who)
+        };
+        let (stranger, member) = (Credentials::new(9, 9), Credentials::new(9, 8));
+        assert_eq!(after(0o6755, &member), 0o755);
+        assert_eq!(after(0o2644, &member), 0o2644);
+        assert_eq!(after(0o2644, &stranger), 0o644);
+        assert_eq!(after(0o6644, &member), 0o2644);
+        assert_eq!(after(0o1777, &stranger), 0o1777);
+        assert_eq!(after(0o6755, &Credentials::new(0, 0)), 0o6755);
     }
 }

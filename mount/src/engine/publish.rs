@@ -127,19 +127,21 @@ impl<D: Disk, P: Processes> Engine<D, P> {
                 .is_none_or(|opener| !self.processes.alive(opener))
     }
 
-    /// Does what can fail before a publish, while close() can still say so.
+    /// Does what can fail before a publish under `to`, while close() can still say so.
     ///
     /// # Errors
-    /// The draft's first write error, from now on and for ever.
-    pub fn seal(&self, draft: &Draft<D>) -> io::Result<()> {
+    /// The draft's first write error, from now on and for ever; `PermissionDenied` where another file stands
+    /// under its name, which who opened it may not replace.
+    pub fn seal(&self, draft: &Draft<D>, to: &Place<D>) -> io::Result<()> {
         if let Some(error) = draft.tell() {
             return Err(error);
         }
         if draft.phase() != Phase::Private {
             return Ok(());
         }
+        self.judge_replacing(&draft.who, draft.made_from, to)?;
         let sealed = self.make_durable(draft).and_then(|()| {
-            let name = || self.name_staged(draft, &draft.place).map(drop);
+            let name = || self.name_staged(draft, to).map(drop);
             self.with_room(0, || false, name)
         });
         if let Err(error) = &sealed {
@@ -217,6 +219,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     }
 
     /// Publishes `draft` under `to`, in one step.
+    ///
+    /// # Errors
+    /// `PermissionDenied` where who opened it may not replace what stands there now; else the disk's.
     pub(super) fn publish(&self, draft: &Draft<D>, to: &Place<D>) -> io::Result<()> {
         let published = {
             let _not_emptied = draft.changing();
@@ -232,6 +237,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         if let Some(error) = draft.poisoned() {
             return Err(error);
         }
+        self.judge_replacing(&draft.who, draft.made_from, to)?;
         self.make_durable(draft)?;
         self.keep_appended(draft, to);
         if !self.place_new(draft, to)? {
@@ -266,7 +272,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         };
         // A rename takes the name from its edit itself, which keeps what it has.
         if let Some(edit) = overtaken.filter(|_| to.slot == draft.place.slot) {
-            self.overtake(&edit);
+            self.overtake(&edit, draft);
         }
         draft.wake_waiters();
         if self.settings.durability == Durability::Full

@@ -2,13 +2,16 @@
 //!
 //! `data/.polystore/salvage/ID` is the content, `ID.json` says what it is. Both
 //! are ordinary files: without polystore they can be read and copied, too.
-//! Bounded in age, bytes and number; the oldest goes first.
+//! Bounded in age, bytes and number. When it is too much, things of the user go who has most of it there, the
+//! oldest first: who holds no more than his share of the bounds loses nothing to others. A thing is
+//! whose file it is; its note only says who opened it.
 //!
 //! Who keeps a draft only counts it. The directory is looked at when there may be too much, and not by those
 //! whom a request waits for: see [`Salvage::purge_if_due`]. Other mounts of the same data count what they
 //! keep themselves, so that a mount which has kept something looks from time to time anyway.
 
-use std::collections::HashSet;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap, HashSet, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,7 +19,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use polystore::disk::Disk;
+use polystore::disk::{Disk, Ownership};
 use serde_json::{Value, json};
 
 use super::staging::{self, ensure_dir};
@@ -244,9 +247,27 @@ impl<D: Disk> Salvage<D> {
     /// Keeps a copy of a file that lies on another device.
     pub(super) fn copy(&self, file: &D::File, what: &Description) -> io::Result<()> {
         self.keep(what, |dir, id| {
-            let to = self.disk.create_new(dir, id, 0o600)?;
-            self.disk.copy_content(file, &to, u64::MAX)
+            let copied = self.copy_to(dir, id, file);
+            if copied.is_err() {
+                let _ = self.disk.remove(dir, id); // A part of it is no use.
+            }
+            copied
         })
+    }
+
+    fn copy_to(&self, dir: &D::Dir, id: &OsStr, file: &D::File) -> io::Result<()> {
+        let to = self.disk.create_new(dir, id, 0o600)?;
+        self.disk.copy_content(file, &to, u64::MAX)?;
+        let (known, made) = (self.disk.stat_file(file)?, self.disk.stat_file(&to)?);
+        let owner = Ownership {
+            uid: (known.uid != made.uid).then_some(known.uid),
+            gid: (known.gid != made.gid).then_some(known.gid),
+        };
+        match self.disk.set_ownership(&to, owner, known.mode) {
+            // An ordinary user's mount: it is his then.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+            given => given,
+        }
     }
 
     fn keep(
@@ -257,7 +278,8 @@ impl<D: Disk> Salvage<D> {
         let id = self.next_id();
         let mut tries = 0;
         loop {
-            let dir = ensure_dir(&*self.disk, &self.own, OsStr::new(DIR))?;
+            let owner = self.disk.stat_dir(&self.own)?.uid;
+            let dir = ensure_dir(&*self.disk, &self.own, OsStr::new(DIR), owner)?;
             // The content is worth more than the note: a full disk has room for the one, perhaps not the other.
             match self.note(&dir, &id, what) {
                 // Of the try before.
@@ -286,7 +308,8 @@ impl<D: Disk> Salvage<D> {
     }
 
     fn dir(&self) -> Option<D::Dir> {
-        self.disk.open_subdir(&self.own, OsStr::new(DIR)).ok()
+        let owner = self.disk.stat_dir(&self.own).ok()?.uid;
+        staging::open_own(&*self.disk, &self.own, OsStr::new(DIR), owner).ok()
     }
 
     /// Seconds since 1970 first, so that names sort by age.
@@ -320,7 +343,7 @@ impl<D: Disk> Salvage<D> {
         unpoisoned(&self.held).is_due(self.limit, self.most)
     }
 
-    /// Drops what is too old or too much, the oldest first.
+    /// Drops what is too old or too much.
     pub fn purge(&self) {
         let _one_at_a_time = unpoisoned(&self.purging);
         let begun = Instant::now();
@@ -328,19 +351,16 @@ impl<D: Disk> Salvage<D> {
         *unpoisoned(&self.held) = Held::default();
         let (mut kept, oldest) = (Held::default(), oldest_kept());
         if let Some(dir) = self.dir() {
-            let mut total: u64 = 0;
-            for (id, len) in self.newest_first(&dir) {
-                // One that is too big for itself does not cost the others their place.
-                let too_big = len > self.limit;
-                if !too_big {
-                    total = total.saturating_add(len);
-                }
-                let too_much = total > self.limit || kept.number == self.most;
-                if too_big || too_much || born(&id) < oldest {
-                    self.remove(&dir, &id);
-                } else {
-                    kept.add(len, born(&id));
-                }
+            // One that is too big for itself does not cost the others their place.
+            let is_fit = |thing: &Thing| thing.len <= self.limit && born(&thing.id) >= oldest;
+            let (fit, unfit) = self.things(&dir).into_iter().partition(is_fit);
+            let unfit: Vec<Thing> = unfit;
+            let (left, surplus) = fairly(fit, self.limit, self.most);
+            for thing in unfit.iter().chain(&surplus) {
+                self.remove(&dir, &thing.id);
+            }
+            for thing in &left {
+                kept.add(thing.len, born(&thing.id));
             }
             self.remove_stray_notes(&dir);
         }
@@ -371,15 +391,17 @@ impl<D: Disk> Salvage<D> {
     /// How many bytes there are, about.
     pub fn total(&self) -> u64 {
         let Some(dir) = self.dir() else { return 0 };
-        self.newest_first(&dir).iter().map(|(_, len)| len).sum()
+        self.things(&dir).iter().map(|thing| thing.len).sum()
     }
 
-    /// Drops the oldest thing, for somebody who needs the space. Whether there was one.
+    /// Drops the oldest thing of the user who has most there, for somebody who needs the space. Whether there was one.
     pub fn make_room(&self) -> bool {
         let _one_at_a_time = unpoisoned(&self.purging);
         let Some(dir) = self.dir() else { return false };
-        match self.newest_first(&dir).last() {
-            Some((id, _)) => {
+        let things = self.things(&dir);
+        match Shares::of(&things, |thing| thing.len).next() {
+            Some(index) => {
+                let id = &things[index].id;
                 log::warn!("the disk is full: salvaged draft {} dropped", id.display());
                 self.remove(&dir, id);
                 true
@@ -388,17 +410,23 @@ impl<D: Disk> Salvage<D> {
         }
     }
 
-    fn newest_first(&self, dir: &D::Dir) -> Vec<(OsString, u64)> {
+    /// The oldest first.
+    fn things(&self, dir: &D::Dir) -> Vec<Thing> {
         let names = self.disk.list(dir).unwrap_or_default();
-        let mut items: Vec<(OsString, u64)> = names
+        let mut things: Vec<Thing> = names
             .into_iter()
             .filter(|name| !is_note(name))
-            .filter_map(|name| Some((self.disk.stat(dir, &name).ok()??.len, name)))
-            .map(|(len, name)| (name, len))
+            .filter_map(|id| {
+                let stat = self.disk.stat(dir, &id).ok()??;
+                Some(Thing {
+                    id,
+                    len: stat.len,
+                    uid: stat.uid,
+                })
+            })
             .collect();
-        items.sort_unstable();
-        items.reverse();
-        items
+        things.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        things
     }
 
     fn remove(&self, dir: &D::Dir, id: &OsStr) {
@@ -409,6 +437,98 @@ impl<D: Disk> Salvage<D> {
                 log::warn!("salvage {name:?}: {error}");
             }
         }
+    }
+}
+
+/// Something that is kept.
+struct Thing {
+    id: OsString,
+    len: u64,
+    /// Whose file it is.
+    uid: u32,
+}
+
+/// What of `things`, the oldest first, is left, and what has to go so that it is within both bounds.
+fn fairly(things: Vec<Thing>, limit: u64, most: usize) -> (Vec<Thing>, Vec<Thing>) {
+    let (left, mut surplus) = within(things, u128::from(limit), |thing| thing.len);
+    let (left, too_many) = within(left, most as u128, |_| 1);
+    surplus.extend(too_many);
+    (left, surplus)
+}
+
+fn within(
+    things: Vec<Thing>,
+    limit: u128,
+    weight: impl Fn(&Thing) -> u64,
+) -> (Vec<Thing>, Vec<Thing>) {
+    let mut shares = Shares::of(&things, weight);
+    let mut dropped = HashSet::new();
+    while shares.total > limit {
+        match shares.next() {
+            Some(index) => dropped.insert(index),
+            None => break,
+        };
+    }
+    drop(shares);
+    let (left, surplus): (Vec<_>, Vec<_>) =
+        (things.into_iter().enumerate()).partition(|(index, _)| !dropped.contains(index));
+    let bare = |things: Vec<(usize, Thing)>| things.into_iter().map(|(_, thing)| thing).collect();
+    (bare(left), bare(surplus))
+}
+
+/// What each user has of some things. An iterator over what goes next: the oldest of him who has most.
+///
+/// While there is more than a bound, who has most has more than the bound divided by the number of
+/// users; so nobody who has less is ever next.
+struct Shares<'a, W: Fn(&Thing) -> u64> {
+    things: &'a [Thing],
+    weight: W,
+    /// Of each user, the oldest first.
+    own: HashMap<u32, VecDeque<usize>>,
+    /// How much a user has, his oldest thing, himself. Of equals the one with the oldest thing comes first.
+    order: BinaryHeap<(u128, Reverse<usize>, u32)>,
+    total: u128,
+}
+
+impl<'a, W: Fn(&Thing) -> u64> Shares<'a, W> {
+    fn of(things: &'a [Thing], weight: W) -> Shares<'a, W> {
+        let mut own: HashMap<u32, VecDeque<usize>> = HashMap::new();
+        for (index, thing) in things.iter().enumerate() {
+            own.entry(thing.uid).or_default().push_back(index);
+        }
+        let sum = |indexes: &VecDeque<usize>| -> u128 {
+            indexes
+                .iter()
+                .map(|index| u128::from(weight(&things[*index])))
+                .sum()
+        };
+        let order: BinaryHeap<_> = own
+            .iter()
+            .filter_map(|(uid, indexes)| Some((sum(indexes), Reverse(*indexes.front()?), *uid)))
+            .collect();
+        Shares {
+            things,
+            total: order.iter().map(|(held, ..)| held).sum(),
+            weight,
+            own,
+            order,
+        }
+    }
+}
+
+impl<W: Fn(&Thing) -> u64> Iterator for Shares<'_, W> {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        let (held, Reverse(oldest), uid) = self.order.pop()?;
+        let weight = u128::from((self.weight)(&self.things[oldest]));
+        self.total -= weight;
+        let own = self.own.get_mut(&uid)?;
+        own.pop_front();
+        if let Some(next) = own.front() {
+            self.order.push((held - weight, Reverse(*next), uid));
+        }
+        Some(oldest)
     }
 }
 

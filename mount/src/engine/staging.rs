@@ -1,7 +1,7 @@
 //! `.polystore/`: the session of a living mount, and the sweep after one that died.
 //!
 //! ```text
-//! data/.polystore/            mode 0700
+//! data/.polystore/            mode 0700, of the user who mounts; so is all that is in it
 //!   sessions/ID/lock          held (flock) as long as the mount lives
 //!   sessions/ID/N.PATH        a staged draft; slashes of PATH are written %2F
 //!   sessions/ID/note-N.PATH   what it is, if it has been there for long
@@ -11,14 +11,18 @@
 //! Invariant: a session directory whose `lock` is free belongs to nobody. The
 //! lock is taken before it has a name, so no directory is ever seen with a lock
 //! that its living mount has yet to take.
+//!
+//! A directory that another user can have filled is not used: a draft could be led elsewhere, or
+//! what he has put there be taken for one.
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use polystore::disk::{Disk, Kind};
+use polystore::disk::{Disk, Kind, Stat};
 
 use super::salvage::{Description, Reason, Salvage};
 
@@ -64,21 +68,95 @@ fn take_lock<D: Disk>(disk: &D, lock: &D::File) -> io::Result<()> {
     }
 }
 
-/// Opens `name` in `dir`, after making it where it is missing.
-pub fn ensure_dir<D: Disk>(disk: &D, dir: &D::Dir, name: &OsStr) -> io::Result<D::Dir> {
+/// A directory of `.polystore`, or that itself, that somebody else can have filled.
+#[derive(Debug)]
+pub struct Foreign {
+    name: OsString,
+    found: Stat,
+    /// Whose it had to be.
+    owner: u32,
+}
+
+impl fmt::Display for Foreign {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, owner) = (self.name.display(), self.owner);
+        let Stat {
+            kind, uid, mode, ..
+        } = self.found;
+        if kind != Kind::Directory {
+            return write!(f, "{name} is not a directory: remove or rename it");
+        }
+        let what = "it is used only as a directory of";
+        if uid == owner {
+            return write!(
+                f,
+                "{name} has mode {mode:04o}, and {what} its owner alone: give it mode 0700 if only he has put \
+                 something into it, or remove or rename it"
+            );
+        }
+        write!(
+            f,
+            "{name} belongs to user {uid} (mode {mode:04o}), and {what} user {owner} alone: remove or rename it, \
+             mount as user {uid}, or mount with --read-only"
+        )
+    }
+}
+
+impl std::error::Error for Foreign {}
+
+/// Whether an error is that something there is [`Foreign`].
+pub fn is_foreign(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|inner| inner.is::<Foreign>())
+}
+
+/// Opens `name` in `dir`, after making it where it is missing. It must be `owner`'s alone.
+///
+/// # Errors
+/// [`Foreign`], and those of the disk.
+pub fn ensure_dir<D: Disk>(disk: &D, dir: &D::Dir, name: &OsStr, owner: u32) -> io::Result<D::Dir> {
     match disk.make_dir(dir, name, 0o700) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-        _ => {}
+        _ => open_own(disk, dir, name, owner),
     }
-    disk.open_subdir(dir, name)
+}
+
+/// The same for one that exists.
+pub fn open_own<D: Disk>(disk: &D, dir: &D::Dir, name: &OsStr, owner: u32) -> io::Result<D::Dir> {
+    let foreign = |found: Stat| {
+        let name = name.to_owned();
+        io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            Foreign { name, found, owner },
+        )
+    };
+    let is_own = |known: &Stat| {
+        known.kind == Kind::Directory && known.uid == owner && known.mode & 0o777 == 0o700
+    };
+    let opened = match disk.open_subdir(dir, name) {
+        // The reason may be that it is another's, or no directory.
+        Err(error) => {
+            return match disk.stat(dir, name)? {
+                Some(known) if !is_own(&known) => Err(foreign(known)),
+                _ => Err(error),
+            };
+        }
+        Ok(opened) => opened,
+    };
+    let known = disk.stat_dir(&opened)?;
+    if is_own(&known) {
+        Ok(opened)
+    } else {
+        Err(foreign(known))
+    }
 }
 
 impl<D: Disk> Session<D> {
-    /// Starts a session named `id` under `root`, the root of the data.
+    /// Starts a session named `id` under `root`, the root of the data, for the user `owner`.
     ///
     /// # Errors
-    /// Those of the disk: the root cannot be written, for one.
-    pub fn start(disk: &Arc<D>, root: &D::Dir, id: &str) -> io::Result<Session<D>> {
+    /// [`Foreign`] if there is a `.polystore` of somebody else; those of the disk: the root cannot be
+    /// written, for one.
+    pub fn start(disk: &Arc<D>, root: &D::Dir, id: &str, owner: u32) -> io::Result<Session<D>> {
         let mut tries = 0;
         loop {
             // Another name each time: what a failed try left is swept as a dead session.
@@ -87,17 +165,17 @@ impl<D: Disk> Session<D> {
             } else {
                 format!("{id}-{tries}")
             };
-            match Self::start_once(disk, root, id) {
+            match Self::start_once(disk, root, id, owner) {
                 Err(error) if is_disturbed(&error) && tries < START_TRIES => tries += 1,
                 other => return other,
             }
         }
     }
 
-    fn start_once(disk: &Arc<D>, root: &D::Dir, id: String) -> io::Result<Session<D>> {
-        let own = Arc::new(ensure_dir(&**disk, root, OsStr::new(OWN_DIR))?);
-        let sessions = ensure_dir(&**disk, &own, OsStr::new(SESSIONS))?;
-        let dir = ensure_dir(&**disk, &sessions, OsStr::new(&id))?;
+    fn start_once(disk: &Arc<D>, root: &D::Dir, id: String, owner: u32) -> io::Result<Session<D>> {
+        let own = Arc::new(ensure_dir(&**disk, root, OsStr::new(OWN_DIR), owner)?);
+        let sessions = ensure_dir(&**disk, &own, OsStr::new(SESSIONS), owner)?;
+        let dir = ensure_dir(&**disk, &sessions, OsStr::new(&id), owner)?;
         let lock = match disk.create_unnamed(&dir, 0o600)? {
             Some(lock) => {
                 take_lock(&**disk, &lock)?;
@@ -213,14 +291,15 @@ impl<D: Disk> Session<D> {
 /// # Errors
 /// Those of listing the sessions; what cannot be cleared stays for the next time.
 pub fn sweep<D: Disk>(disk: &D, own: &D::Dir, salvage: Option<&Salvage<D>>) -> io::Result<usize> {
-    let sessions = match disk.open_subdir(own, OsStr::new(SESSIONS)) {
+    let owner = disk.stat_dir(own)?.uid;
+    let sessions = match open_own(disk, own, OsStr::new(SESSIONS), owner) {
         Ok(sessions) => sessions,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         Err(error) => return Err(error),
     };
     let mut salvaged = 0;
     for id in disk.list(&sessions)? {
-        match sweep_session(disk, &sessions, &id, salvage) {
+        match sweep_session(disk, (&sessions, owner), &id, salvage) {
             Ok(count) => salvaged += count,
             Err(error) => log::warn!("session {id:?} could not be cleared: {error}"),
         }
@@ -230,11 +309,11 @@ pub fn sweep<D: Disk>(disk: &D, own: &D::Dir, salvage: Option<&Salvage<D>>) -> i
 
 fn sweep_session<D: Disk>(
     disk: &D,
-    sessions: &D::Dir,
+    (sessions, owner): (&D::Dir, u32),
     id: &OsStr,
     salvage: Option<&Salvage<D>>,
 ) -> io::Result<usize> {
-    let dir = disk.open_subdir(sessions, id)?;
+    let dir = open_own(disk, sessions, id, owner)?;
     let lock = match disk.open(&dir, OsStr::new(LOCK), true) {
         Ok(lock) => Some(lock),
         // Its mount is just starting, and will start anew if this removes the directory.

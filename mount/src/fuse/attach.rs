@@ -7,10 +7,10 @@
 use std::ffi::{CString, OsStr, OsString};
 use std::io::{self, IoSliceMut, Read};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -39,18 +39,25 @@ pub struct Attach<'a> {
     pub devices: bool,
 }
 
-/// Mounts at `mountpoint`, an absolute path, and returns the connection to the kernel on which
-/// the first request waits already. As an ordinary user asks fusermount3 to do it.
-pub fn attach(mountpoint: &Path, how: &Attach<'_>) -> io::Result<OwnedFd> {
+/// Mounts over the directory that is open as `mountpoint` (O_PATH will do), whatever has its path by
+/// now, and returns the connection to the kernel on which the first request waits already. As an ordinary
+/// user asks fusermount3 to do it. That has no other way than by path, which it asks the system for, and
+/// mounts only where the user could write.
+pub fn attach(mountpoint: BorrowedFd<'_>, how: &Attach<'_>) -> io::Result<OwnedFd> {
     match attach_directly(mountpoint, how) {
         Err(Errno::PERM) => attach_by_helper(mountpoint, how),
         other => Ok(other?),
     }
 }
 
-fn attach_directly(mountpoint: &Path, how: &Attach<'_>) -> Result<OwnedFd, Errno> {
+/// The kernel follows this link to the very directory.
+fn through(mountpoint: BorrowedFd<'_>) -> String {
+    format!("/proc/self/fd/{}", mountpoint.as_raw_fd())
+}
+
+fn attach_directly(mountpoint: BorrowedFd<'_>, how: &Attach<'_>) -> Result<OwnedFd, Errno> {
     let device = rustix::fs::openat(CWD, DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    let mode = rustix::fs::stat(mountpoint)?.st_mode;
+    let mode = rustix::fs::fstat(mountpoint)?.st_mode;
     let options = format!(
         "fd={},rootmode={mode:o},user_id={},group_id={}{}",
         device.as_raw_fd(),
@@ -64,7 +71,8 @@ fn attach_directly(mountpoint: &Path, how: &Attach<'_>) -> Result<OwnedFd, Errno
     flags.set(MountFlags::NODEV, !how.devices);
     let options = CString::new(options).map_err(|_| Errno::INVAL)?;
     let kind = format!("fuse.{SUBTYPE}");
-    rustix::mount::mount(how.source, mountpoint, kind, flags, options.as_c_str())?;
+    let target = through(mountpoint);
+    rustix::mount::mount(how.source, target, kind, flags, options.as_c_str())?;
     Ok(device)
 }
 
@@ -81,14 +89,14 @@ fn access(how: &Attach<'_>) -> String {
 }
 
 /// fusermount3 sends the connection through a socket, which it gets as its standard input.
-fn attach_by_helper(mountpoint: &Path, how: &Attach<'_>) -> io::Result<OwnedFd> {
+fn attach_by_helper(mountpoint: BorrowedFd<'_>, how: &Attach<'_>) -> io::Result<OwnedFd> {
     let program = std::env::var_os("FUSERMOUNT_PATH").map_or("fusermount3".into(), PathBuf::from);
     let (ours, theirs) = UnixStream::pair()?;
     let mut child = Command::new(&program)
         .arg("-o")
         .arg(helper_options(how))
-        .arg("--")
-        .arg(mountpoint)
+        .args(["--", "."])
+        .current_dir(through(mountpoint))
         .env("_FUSE_COMMFD", "0")
         .env("LC_ALL", "C")
         .stdin(Stdio::from(OwnedFd::from(theirs)))

@@ -1,9 +1,7 @@
 //! SETATTR, STATFS and the extended attributes.
 
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,24 +9,25 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use fuser::{FileAttr, TimeOrNow};
 use polystore::disk::SystemDisk;
 use rustix::fs::{
-    AtFlags, Gid, Mode, OFlags, StatVfs, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
+    AtFlags, Gid, Mode, OFlags, StatVfs, Statx, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
     XattrFlags,
 };
 use rustix::io::Errno;
 
 use super::attr;
 use super::errno::stale;
-use super::fs::Fs;
+use super::fs::{Fs, NOT_REMEMBERED};
 use super::handles::Target;
 use super::opening::access;
 use super::outside::{NUMBER, RESERVED};
 use super::overtaken::is_overtaken;
-use super::tree::{Reach, path_of};
+use super::tree::{Reach, content_stat};
 use crate::engine::draft::{Draft, Phase};
 use crate::engine::editing::{Content, Edit};
+use crate::engine::failing;
 use crate::engine::opening::Plan;
 use crate::engine::order::Claim;
-use crate::engine::process::{Caller, Processes};
+use crate::engine::process::Caller;
 
 /// What SETATTR asks for, but for the length.
 #[derive(Clone, Copy, Debug, Default)]
@@ -129,21 +128,27 @@ impl Fs {
         node: u64,
         handle: Option<u64>,
         change: &Change,
+        cut: Option<&Statx>,
     ) -> io::Result<(FileAttr, std::time::Duration)> {
+        if let Some(stat) = cut {
+            // The node is a version that the change of its length has just replaced.
+            let nodes = self.tree.nodes();
+            let shown = nodes.shown_inode(node, stat);
+            return Ok((nodes.attr(stat, node, shown), NOT_REMEMBERED));
+        }
         if change.is_nothing() {
-            // The node may be a version that the change of its length has just replaced.
-            return self.getattr(node, handle);
+            return self.getattr(caller, node, handle);
         }
         self.apply(caller, &self.reach(node)?, change)?;
         for draft in self.drafts_beside(node) {
             self.apply(caller, &Reach::Open(Content::Draft(draft)), change)?;
         }
-        self.getattr(node, handle)
+        self.getattr(caller, node, handle)
     }
 
     fn apply(&self, caller: Caller, file: &Reach, change: &Change) -> io::Result<()> {
         // Which set-user-id bits this takes away depends on who does it.
-        let who = self.engine.processes.credentials(caller);
+        let who = self.credentials(caller);
         self.engine.for_user(&who, || {
             give(file, change)?;
             apply(file, change)
@@ -158,14 +163,15 @@ impl Fs {
         }
     }
 
-    /// Cuts or extends `node`, in its turn, and then does `then`.
+    /// Cuts or extends `node`, in its turn, and then does `then`, which is told of the version that is there
+    /// then if it is another one.
     pub fn set_len(
         self: &Arc<Self>,
         caller: Caller,
         node: u64,
         handle: Option<u64>,
         len: u64,
-        then: impl FnOnce(&Arc<Fs>, io::Result<()>) + Send + 'static,
+        then: impl FnOnce(&Arc<Fs>, io::Result<Option<Statx>>) + Send + 'static,
     ) {
         let open = handle
             .and_then(|id| self.handles.get(id))
@@ -173,15 +179,17 @@ impl Fs {
         if let Some(handle) = open {
             let changed = handle.clone();
             return self.change(&handle, move |fs| {
-                then(fs, fs.truncate(caller, &changed, len))
+                then(fs, fs.truncate(caller, &changed, len).map(|()| None))
             });
         }
         let claim = self.tree.nodes().slot(node).map(Claim::change);
         self.queue(claim.unwrap_or_default(), move |fs| {
             match fs.plan_len(caller, node, len) {
-                Ok(None) => then(fs, Ok(())),
+                Ok(None) => then(fs, Ok(None)),
                 Ok(Some(edit)) => fs.settling(edit, move |fs, edit| {
-                    then(fs, fs.edit_len(caller, edit, len))
+                    let cut = fs.edit_len(caller, edit, len);
+                    let stat = || content_stat(&fs.engine.edit_content(edit));
+                    then(fs, cut.and_then(|()| stat().map(Some)));
                 }),
                 Err(error) => then(fs, Err(error)),
             }
@@ -199,7 +207,11 @@ impl Fs {
         if let Some(draft) = self.tree.draft(node)
             && draft.phase() == Phase::Private
         {
-            return self.engine.cut(&draft, len).map(|()| None);
+            let who = self.credentials(caller);
+            let cut = || self.set_file_len(&who, &draft.file, len);
+            self.engine
+                .change(&draft, (failing::Change::Cut, len), cut)?;
+            return Ok(None);
         }
         if let Some(pin) = self
             .tree
@@ -207,37 +219,34 @@ impl Fs {
             .filter(|_| self.tree.place_of(node).is_err())
         {
             // A file without a name.
-            let path = path_of(pin.as_fd());
-            let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-            let file = rustix::fs::open(path, flags, Mode::empty())?;
-            return self.cut_in_place(caller, &file.into(), len).map(|()| None);
+            let who = self.credentials(caller);
+            let file = self.reopen(&who, &pin, OFlags::WRONLY)?;
+            return self.set_file_len(&who, &file, len).map(|()| None);
         }
         let place = self.tree.place_of(node)?;
         let stat = attr::of_name(&*place.dir, place.name())?;
         let writes = OFlags::RDWR;
+        if !self.tree.nodes().is(node, &stat) {
+            // The kernel has judged another file.
+            self.open_as(caller, &place, OFlags::WRONLY)?;
+        }
         match self.plan_existing(caller, node, &place, &stat, access(writes))? {
             Plan::Edit(edit) => {
                 self.engine.promise_edit(&edit);
                 return Ok(Some(edit));
             }
             Plan::Draft(draft) => {
-                rustix::fs::ftruncate(&draft.file, len)?;
+                let who = self.credentials(caller);
+                self.set_file_len(&who, &draft.file, len)?;
                 self.engine.wrote(&draft, len);
             }
             Plan::InPlace => {
-                let file = self.tree.open(node, OFlags::WRONLY)?;
-                self.cut_in_place(caller, &file, len)?;
+                let who = self.credentials(caller);
+                let file = self.open_version(&who, node, OFlags::WRONLY)?;
+                self.set_file_len(&who, &file, len)?;
             }
         }
         Ok(None)
-    }
-
-    fn cut_in_place(&self, caller: Caller, file: &File, len: u64) -> io::Result<()> {
-        rustix::fs::ftruncate(file, len)?;
-        if caller.uid != 0 {
-            self.drop_privileges(file);
-        }
-        Ok(())
     }
 
     /// The drafts that are to replace the published file `node`: what is changed in it by path
@@ -265,7 +274,13 @@ impl Fs {
     }
 
     /// The extended attribute `name`, at most `size` bytes; only its length for a `size` of 0.
-    pub fn getxattr(&self, node: u64, name: &OsStr, size: u32) -> io::Result<(usize, Vec<u8>)> {
+    pub fn getxattr(
+        &self,
+        caller: Caller,
+        node: u64,
+        name: &OsStr,
+        size: u32,
+    ) -> io::Result<(usize, Vec<u8>)> {
         if name == NUMBER {
             let text = self.turn_number(node)?.to_string().into_bytes();
             if size != 0 && text.len() > size as usize {
@@ -274,21 +289,24 @@ impl Fs {
             return Ok((text.len(), text));
         }
         let reach = match self.reach(node) {
-            Err(error) if is_overtaken(&error) => self.tree.reach_successor(node).ok_or(error)?,
+            Err(error) if is_overtaken(&error) => self.tree.reach_superseded(node).ok_or(error)?,
             other => other?,
         };
+        let who = self.credentials(caller);
+        // By its path: a descriptor would be asked for nobody's rights.
         if size == 0 {
-            let len = match reach.file() {
-                Some(file) => rustix::fs::fgetxattr_query(file, name)?,
-                None => rustix::fs::getxattr_query(reach.path(), name)?,
-            };
-            return Ok((len, Vec::new()));
+            let query = || Ok(rustix::fs::getxattr_query(reach.path(), name)?);
+            return Ok((self.engine.for_user(&who, query)?, Vec::new()));
         }
         let mut value = vec![0; size as usize];
-        let len = match reach.file() {
-            Some(file) => rustix::fs::fgetxattr(file, name, value.as_mut_slice())?,
-            None => rustix::fs::getxattr(reach.path(), name, value.as_mut_slice())?,
+        let get = || {
+            Ok(rustix::fs::getxattr(
+                reach.path(),
+                name,
+                value.as_mut_slice(),
+            )?)
         };
+        let len = self.engine.for_user(&who, get)?;
         value.truncate(len.min(size as usize));
         Ok((len, value))
     }
@@ -363,7 +381,7 @@ impl Fs {
         if name.as_bytes().starts_with(RESERVED.as_bytes()) {
             return Err(io::Error::from_raw_os_error(libc::EPERM));
         }
-        let who = self.engine.processes.credentials(caller);
+        let who = self.credentials(caller);
         self.engine.for_user(&who, || Ok(change()?))
     }
 

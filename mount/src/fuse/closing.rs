@@ -117,12 +117,15 @@ impl Fs {
     /// Does before the answer to a close what can fail.
     pub fn seal(&self, handle: &Handle) -> io::Result<()> {
         let draft = match (handle.writer(), handle.editor()) {
-            (Some(writer), _) => Some(writer.draft.clone()),
-            (None, Some(editor)) => editor.edit.draft(),
+            (Some(writer), _) => Some((writer.draft.clone(), writer.draft.place.clone())),
+            (None, Some(editor)) => editor
+                .edit
+                .draft()
+                .map(|draft| (draft, editor.edit.place())),
             (None, None) => None,
         };
-        draft.map_or(Ok(()), |draft| {
-            self.keep_ctime(&draft, || self.engine.seal(&draft))
+        draft.map_or(Ok(()), |(draft, place)| {
+            self.keep_ctime(&draft, || self.engine.seal(&draft, &place))
         })
     }
 

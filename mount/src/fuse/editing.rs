@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use fuser::FopenFlags;
-use polystore::disk::{Disk, SystemDisk};
+use polystore::disk::SystemDisk;
 use rustix::fs::OFlags;
 
 use super::attr;
@@ -17,6 +17,7 @@ use super::opening::{Opened, access};
 use super::redirect::Promised;
 use super::tree::content_stat;
 use crate::engine::editing::{Content, Edit, Editor};
+use crate::engine::failing::Change;
 use crate::engine::opening::Access;
 use crate::engine::order::{Claim, Job};
 use crate::engine::process::Caller;
@@ -111,17 +112,23 @@ impl Fs {
     }
 
     /// Opens an edit for reading.
-    pub fn edit_reader(&self, caller: Caller, node: u64, edit: &SharedEdit) -> Opened {
+    ///
+    /// # Errors
+    /// He may not.
+    pub fn edit_reader(&self, caller: Caller, node: u64, edit: &SharedEdit) -> io::Result<Opened> {
+        let who = self.credentials(caller);
+        self.engine.note_reader(edit, &who);
+        self.judge(&who, self.engine.edit_content(edit).file(), OFlags::RDONLY)?;
         let target = Target::EditReader(edit.clone());
         let handle = self.add_handle(caller, node, target, OFlags::RDONLY);
         let flags = match edit.draft().is_some() {
             true => FopenFlags::FOPEN_KEEP_CACHE,
             false => FopenFlags::empty(),
         };
-        Opened {
+        Ok(Opened {
             handle: handle.id,
             flags,
-        }
+        })
     }
 
     /// Opens an edit for writing. `direct` where the kernel has to be kept from caching its
@@ -138,6 +145,15 @@ impl Fs {
         let editor = self
             .engine
             .attach_edit(edit, caller, access(flags), promised);
+        // From here on it shows nothing that he may not open; what it shows already is judged now.
+        let who = self.credentials(caller);
+        let content = self.engine.edit_content(edit);
+        if let Err(error) = self.judge(&who, content.file(), flags) {
+            if self.engine.detach_edit(&editor) {
+                self.settle_edit_in_turn(edit.clone(), None);
+            }
+            return Err(error);
+        }
         let handle = self.add_handle(caller, node, Target::Editor(editor), flags);
         if access(flags).truncate
             && let Err(error) = self.truncate(caller, &handle, 0)
@@ -240,15 +256,14 @@ impl Fs {
 
     fn cut(&self, editor: &Editor<SystemDisk>, caller: Caller, len: u64) -> io::Result<()> {
         let content = self.begin_write(editor, len)?;
-        if caller.uid != 0 {
-            self.drop_privileges(content.file());
-        }
+        let who = self.credentials(caller);
+        let cut = || self.set_file_len(&who, content.file(), len);
         match &content {
             Content::Draft(draft) => {
-                self.engine.cut(draft, len)?;
-                self.engine.seal(draft)
+                self.engine.change(draft, (Change::Cut, len), cut)?;
+                self.engine.seal(draft, &editor.edit.place())
             }
-            Content::Version(file) => self.engine.disk.set_len(file, len),
+            Content::Version(_) => cut(),
         }
     }
 }

@@ -39,6 +39,11 @@ fn of_kind(kind: ErrorKind) -> Errno {
     }
 }
 
+/// Whether `error` makes the kernel look a name up once more.
+pub fn looks_again(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::StaleNetworkFileHandle
+}
+
 /// The error that makes the kernel look a name up once more.
 pub fn stale() -> io::Error {
     io::Error::from_raw_os_error(libc::ESTALE)

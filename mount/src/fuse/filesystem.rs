@@ -16,6 +16,8 @@ use fuser::{
     ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use rustix::fs::Statx;
+
 use super::attr;
 use super::attrs::Change;
 use super::channel::{REMEMBERED as CHANNEL_TTL, is_channel};
@@ -145,7 +147,7 @@ impl Fs {
             None => self.inline(Ok(claim), open),
             // Published by then, in all likelihood; else the open says that there is no such file.
             Some(draft) => self.aside(move |fs| {
-                draft.wait_until_settled(draft.closing_for());
+                draft.wait_until_settled(fs.patience_with(caller, &draft, flags));
                 fs.queue(claim, open);
             }),
         }
@@ -219,7 +221,7 @@ impl Filesystem for Adapter {
         let claim = self.0.look(node.0);
         let caller = caller(request);
         self.0.inline(claim, move |fs| {
-            let known = fs.getattr(node.0, handle.map(|handle| handle.0));
+            let known = fs.getattr(caller, node.0, handle.map(|handle| handle.0));
             fs.note_overtaken(caller, known.as_ref().err());
             match known {
                 Ok((attr, ttl)) => reply.attr(&ttl, &attr),
@@ -263,8 +265,8 @@ impl Filesystem for Adapter {
             mtime,
         };
         let handle = handle.map(|handle| handle.0);
-        let answer = move |fs: &Arc<Fs>, done: io::Result<()>| match done
-            .and_then(|()| fs.setattr(caller, node.0, handle, &change))
+        let answer = move |fs: &Arc<Fs>, done: io::Result<Option<Statx>>| match done
+            .and_then(|cut| fs.setattr(caller, node.0, handle, &change, cut.as_ref()))
         {
             Ok((attr, ttl)) => reply.attr(&ttl, &attr),
             Err(error) => reply.error(errno(&error)),
@@ -272,7 +274,7 @@ impl Filesystem for Adapter {
         if let Some(len) = size {
             return self.0.set_len(caller, node.0, handle, len, answer);
         }
-        let answer = move |fs: &Arc<Fs>| answer(fs, Ok(()));
+        let answer = move |fs: &Arc<Fs>| answer(fs, Ok(None));
         let claim = self.0.look(node.0).unwrap_or_default();
         // Attributes of a draft are nobody's business yet: no journal to wait for in all likelihood.
         if self.0.tree.draft(node.0).is_some() {
@@ -752,7 +754,7 @@ impl Filesystem for Adapter {
         let (caller, name) = (caller(request), name.to_owned());
         let claim = self.0.look(node.0);
         self.0.inline(claim, move |fs| {
-            let value = fs.getxattr(node.0, &name, size);
+            let value = fs.getxattr(caller, node.0, &name, size);
             fs.note_overtaken(caller, value.as_ref().err());
             send_xattr(reply, size, value)
         });

@@ -7,7 +7,6 @@ use polystore::disk::{Disk, SystemDisk};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::ReadWriteFlags;
 
-use super::attr;
 use super::fs::Fs;
 use super::handles::Handle;
 use crate::engine::editing::Content;
@@ -159,25 +158,6 @@ impl Fs {
     pub fn with_room<T>(&self, bytes: u64, work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         let spare = || self.tree.free_superseded();
         self.engine.with_room(bytes, spare, work)
-    }
-
-    /// Clears suid, sgid and capabilities of a file that somebody without privileges has cut,
-    /// as the kernel would on its own file systems (FUSE_HANDLE_KILLPRIV_V2 leaves it to the server).
-    pub fn drop_privileges(&self, file: &File) {
-        if self.uid != 0 {
-            return; // The kernel below does it.
-        }
-        if let Ok(stat) = attr::of_file(file) {
-            let mode = u32::from(stat.stx_mode) & 0o7777;
-            let cleared = crate::engine::opening::without_privileges(mode);
-            if cleared != mode
-                && let Err(error) =
-                    rustix::fs::fchmod(file, rustix::fs::Mode::from_raw_mode(cleared))
-            {
-                log::warn!("set-user-id bits could not be cleared: {error}");
-            }
-            let _ = rustix::fs::fremovexattr(file, "security.capability"); // Most have none.
-        }
     }
 
     /// Reserves, punches or zeroes a range.

@@ -20,7 +20,7 @@ use super::handles::{Handle, NewHandle, Target};
 use super::made_locks::is_made_lock;
 use super::nodes::ROOT;
 use super::opening::Opened;
-use crate::engine::process::{Caller, Processes};
+use crate::engine::process::Caller;
 use crate::engine::slot::SlotKey;
 use crate::engine::staging::is_hidden;
 
@@ -116,7 +116,7 @@ impl Fs {
             synchronous: false,
             writable: false,
             opener: None,
-            user: self.engine.processes.credentials(caller),
+            user: self.credentials(caller),
         });
         handle.counts_as(share);
         Ok(Opened {

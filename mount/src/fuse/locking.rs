@@ -11,8 +11,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use fuser::{Errno, ReplyEmpty};
-use polystore::disk::{Disk, FileId, Kind as FileKind, SystemDisk};
-use rustix::fs::Statx;
+use polystore::disk::{FileId, Kind as FileKind, SystemDisk};
+use rustix::fs::{OFlags, Statx};
 
 use super::attr;
 use super::errno::errno;
@@ -24,7 +24,7 @@ use crate::engine::draft::Draft;
 use crate::engine::locks::{Answer, Class, Kind, Refused, Request, Table, Terms, Wait};
 use crate::engine::order::Claim;
 use crate::engine::process::Caller;
-use crate::engine::slot::SlotKey;
+use crate::engine::slot::{Place, SlotKey};
 use crate::pool::working_for;
 
 /// The last byte of a whole file, as the kernel sends it.
@@ -328,7 +328,11 @@ impl Fs {
         if let Some(editor) = handle.editor().filter(|_| ranged) {
             let handle = handle.clone();
             return self.settling(editor.edit.clone(), move |fs, edit| {
-                match fs.engine.range_locked(edit) {
+                let locked = match handle.editor() {
+                    Some(editor) => fs.engine.range_locked(editor),
+                    None => Ok(false),
+                };
+                match locked {
                     Ok(true) => fs.note_locked_in_place(&handle),
                     Ok(false) => {}
                     Err(error) => log::warn!("{}: not in place: {error}", edit.path.display()),
@@ -394,13 +398,32 @@ impl Fs {
             if attr::id(&current) == shown || attr::kind(&current) != FileKind::File {
                 return reply.ok();
             }
-            match SystemDisk.open(&place.dir, place.name(), false) {
+            match fs.open_for_all(&handle, &place) {
                 Ok(file) => fs.move_node(handle.node, Arc::new(file)),
-                Err(error) => log::debug!("{:?}: not moved: {error}", place.name()),
+                // He reads on what he has, as he would in a plain directory.
+                Err(error) => {
+                    log::debug!("{:?}: not moved: {error}", place.name());
+                    return reply.ok();
+                }
             }
             let answer = Box::new(move || reply.ok());
             fs.notices.invalidate_then(handle.node, answer);
         });
+    }
+
+    /// Opens what stands at `place` for `handle` and all who read the same node.
+    ///
+    /// # Errors
+    /// One of them may not open it.
+    fn open_for_all(&self, handle: &Handle, place: &Place<SystemDisk>) -> io::Result<File> {
+        let read = OFlags::RDONLY;
+        let file = self.open_at(&handle.user, &place.dir, place.name(), read)?;
+        for other in self.handles.of_node(handle.node) {
+            if matches!(&other.target, Target::Version { counted: None, .. }) {
+                self.judge(&other.user, &file, read)?;
+            }
+        }
+        Ok(file)
     }
 
     fn move_node(&self, node: u64, file: Arc<File>) {

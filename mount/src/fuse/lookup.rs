@@ -29,6 +29,7 @@ impl Fs {
         if is_hidden(parent == ROOT, name) {
             return Err(io::ErrorKind::NotFound.into());
         }
+        self.second_looks.looks(caller.tid);
         let slot = self.tree.slot(parent, name)?;
         match self.promises.see(caller.tid, &slot) {
             Some(Promised::Draft(draft)) => return self.draft_entry(parent, name, &draft),
@@ -118,7 +119,12 @@ impl Fs {
     }
 
     /// What is known of `node`, and for how long that may be remembered.
-    pub fn getattr(&self, node: u64, handle: Option<u64>) -> io::Result<(FileAttr, Duration)> {
+    pub fn getattr(
+        &self,
+        caller: Caller,
+        node: u64,
+        handle: Option<u64>,
+    ) -> io::Result<(FileAttr, Duration)> {
         let handle = handle.and_then(|id| self.handles.get(id));
         let content = match (&handle, self.tree.edit(node)) {
             (_, Some(edit)) => Some(self.engine.edit_content(&edit)),
@@ -130,7 +136,10 @@ impl Fs {
         };
         let stat = match content {
             Some(content) => content_stat(&content)?,
-            None => match self.tree.stat(node) {
+            None => match self
+                .tree
+                .stat(node, self.second_looks.asked_before(caller.tid))
+            {
                 // fstat(2) comes without its handle: of one that was opened around the cache of a file
                 // which is gone.
                 Err(error) if is_overtaken(&error) => self.stat_of_handles(node).ok_or(error)?,
@@ -139,13 +148,9 @@ impl Fs {
         };
         let in_motion =
             attr::kind(&stat) == Kind::Directory && self.engine.has_drafts_in(attr::id(&stat));
-        // What is shown of a superseded version is another's.
+        // One without a name, or a handle's that is another's.
         let superseded = attr::kind(&stat) == Kind::File
-            && self
-                .tree
-                .nodes()
-                .get(node)
-                .is_some_and(|node| !node.is(&stat));
+            && (stat.stx_nlink == 0 || !self.tree.nodes().is(node, &stat));
         let ttl = if in_motion || superseded {
             NOT_REMEMBERED
         } else {

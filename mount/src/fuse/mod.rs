@@ -26,6 +26,7 @@ mod overtaken;
 mod proc;
 mod quota;
 mod redirect;
+mod rights;
 mod ticker;
 mod told;
 mod tree;
@@ -34,7 +35,7 @@ mod writes;
 
 use std::fmt;
 use std::io::Error;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -42,6 +43,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use fuser::{Config, Session, SessionACL};
 use polystore::Durability;
 use polystore::disk::SystemDisk;
+use rustix::fs::{Access, AtFlags};
 
 use crate::engine::locks::Locks;
 use crate::engine::order::{Order, Spawn};
@@ -116,13 +118,15 @@ pub struct Mounted {
     fs: Arc<Fs>,
 }
 
-/// Mounts the directory `data`, which was opened before anything was mounted over it, at `mountpoint`.
+/// Mounts the directory `data`, which was opened before anything was mounted over it, over the directory that is
+/// open as `mountpoint`; `shown` is its path, for messages.
 ///
 /// # Errors
 /// What could not be done, with its path and the system's reason.
 pub fn mount(
     data: OwnedFd,
-    mountpoint: &Path,
+    mountpoint: BorrowedFd<'_>,
+    shown: &Path,
     options: MountOptions,
 ) -> Result<Mounted, MountError> {
     let failed = |path: &Path, doing: &'static str| {
@@ -140,10 +144,10 @@ pub fn mount(
         failed(&options.data, "--turns")(Error::new(std::io::ErrorKind::InvalidInput, text))
     })?;
     let limits = limits::prepare();
-    let fs = new_fs(data, (direct, turns), &options, &limits)
-        .map_err(failed(&options.data, "cannot be served"))?;
     // What is created gets the modes that callers ask for, less their own umasks.
     rustix::process::umask(rustix::fs::Mode::empty());
+    let fs = new_fs(data, (direct, turns), &options, &limits)
+        .map_err(failed(&options.data, "cannot be served"))?;
     let how = Attach {
         source: options.data.as_os_str(),
         read_only: options.read_only,
@@ -159,7 +163,7 @@ pub fn mount(
         Ok(session) => Ok(Mounted { session, fs }),
         Err(error) => {
             fs.end_staging();
-            Err(failed(mountpoint, "cannot be mounted")(error))
+            Err(failed(shown, "cannot be mounted")(error))
         }
     }
 }
@@ -175,7 +179,7 @@ fn new_fs(
     let staging = if options.read_only {
         None
     } else {
-        start_staging(&disk, &tree, options)
+        start_staging(&disk, &tree, options)?
     };
     let salvage = staging
         .as_ref()
@@ -237,21 +241,29 @@ fn start_staging(
     disk: &Arc<SystemDisk>,
     tree: &Tree,
     options: &MountOptions,
-) -> Option<Staging<SystemDisk>> {
+) -> Result<Option<Staging<SystemDisk>>, Error> {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_nanos());
     let id = format!("{:x}-{:x}", now, std::process::id());
-    match Staging::start(disk, tree.root(), &id) {
-        Ok(staging) => Some(staging),
+    let user = rustix::process::geteuid().as_raw();
+    match Staging::start(disk, tree.root(), &id, user) {
+        Ok(staging) => Ok(Some(staging)),
+        // Where this user cannot write, it is no wonder that it is another's.
+        Err(error) if staging::is_foreign(&error) && may_write(tree.root()) => Err(error),
         Err(error) => {
             log::warn!(
                 "{}: no staging there ({error}): drafts are staged beside their files, and dropped ones are not kept",
                 options.data.display()
             );
-            None
+            Ok(None)
         }
     }
+}
+
+fn may_write(dir: &Dir) -> bool {
+    let access = Access::WRITE_OK | Access::EXEC_OK;
+    rustix::fs::accessat(dir, ".", access, AtFlags::EACCESS).is_ok()
 }
 
 fn config() -> Config {

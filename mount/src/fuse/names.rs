@@ -16,10 +16,11 @@ use rustix::io::Errno;
 use super::attr;
 use super::fs::{Entry, Fs};
 use super::locking::file_as_slot;
+use super::made_locks::is_made_lock;
 use super::nodes::{Nodes, ROOT};
 use super::opening::masked;
 use crate::engine::editing::Edit;
-use crate::engine::process::{Caller, Processes};
+use crate::engine::process::Caller;
 use crate::engine::slot::Place;
 use crate::engine::staging::is_hidden;
 
@@ -66,11 +67,17 @@ impl Fs {
         place: &Place<SystemDisk>,
         make: impl Fn() -> Result<(), Errno>,
     ) -> io::Result<Entry> {
-        let who = self.engine.processes.credentials(caller);
+        let who = self.credentials(caller);
         self.engine.for_user(&who, || Ok(make()?))?;
         let stat = attr::of_name(&*place.dir, place.name())?;
         let volatile = self.is_volatile(&place.slot);
         Ok(self.entry(caller, parent, place.name(), &stat, volatile))
+    }
+
+    fn mode_of_new(&self, caller: Caller, place: &Place<SystemDisk>, new: NewMode) -> Mode {
+        let mode = masked(&place.dir, new.mode, new.umask);
+        let mode = self.engine.mode_of_new(&self.credentials(caller), mode);
+        Mode::from_raw_mode(mode)
     }
 
     /// Makes a file, FIFO, socket or device.
@@ -83,7 +90,7 @@ impl Fs {
         device: u32,
     ) -> io::Result<Entry> {
         let place = self.new_place(parent, name)?;
-        let mode = Mode::from_raw_mode(masked(&place.dir, new.mode, new.umask));
+        let mode = self.mode_of_new(caller, &place, new);
         let kind = FileType::from_raw_mode(new.mode);
         let kind = if kind == FileType::Unknown {
             FileType::RegularFile
@@ -106,7 +113,7 @@ impl Fs {
         new: NewMode,
     ) -> io::Result<Entry> {
         let place = self.new_place(parent, name)?;
-        let mode = Mode::from_raw_mode(masked(&place.dir, new.mode, new.umask));
+        let mode = self.mode_of_new(caller, &place, new);
         self.make(caller, parent, &place, || {
             rustix::fs::mkdirat(&*place.dir, name, mode)
         })
@@ -138,13 +145,17 @@ impl Fs {
             None => self.tree.reach(node)?,
         };
         let path = source.path();
-        rustix::fs::linkat(
-            rustix::fs::CWD,
-            path,
-            &*place.dir,
-            name,
-            AtFlags::SYMLINK_FOLLOW,
-        )?;
+        let link = || {
+            let follow = AtFlags::SYMLINK_FOLLOW;
+            Ok(rustix::fs::linkat(
+                rustix::fs::CWD,
+                &path,
+                &*place.dir,
+                name,
+                follow,
+            )?)
+        };
+        self.engine.for_user(&self.credentials(caller), link)?;
         let stat = attr::of_name(&*place.dir, name)?;
         let known_as = self.tree.nodes().slot(node);
         if let Some(slot) = known_as.filter(|_| !self.locks.is_empty()) {
@@ -181,9 +192,14 @@ impl Fs {
         self.must_not_be_hidden(parent, name)?;
         let place = self.tree.place(parent, name)?;
         let id = attr::id(&attr::of_name(&*place.dir, name)?);
-        let remove = || rustix::fs::unlinkat(&*place.dir, name, AtFlags::REMOVEDIR);
+        let who = self.credentials(caller);
+        self.engine.judge_removing(&who, &place)?;
+        let remove = || {
+            let remove = || Ok(rustix::fs::unlinkat(&*place.dir, name, AtFlags::REMOVEDIR)?);
+            self.engine.for_user(&who, remove)
+        };
         match remove() {
-            Err(Errno::NOTEMPTY) => {
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
                 self.yield_locks_in(&place)?;
                 remove()?;
             }
@@ -237,9 +253,13 @@ impl Fs {
             self.engine.edit_at(&target.slot),
         );
         let replace = !flags.contains(RenameFlags::RENAME_NOREPLACE);
-        if !replace {
-            let _ = self.yield_lock(&target);
+        // A lock file that is not shown is no file that the kernel has judged: it goes if it is free, and is
+        // in the way if not. Two would hold one turn else.
+        if is_made_lock(&target.dir, to.1) {
+            self.yield_lock(&target)?;
         }
+        // Somebody may be on his way to what is replaced.
+        self.tree.supersede(&target, Some(caller.tid));
         let draft = self.engine.rename(caller, &source, &target, replace)?;
         let same = moved.map(|(id, _)| id) == replaced.map(|(id, _)| id);
         if same && moved.is_some() && draft.is_none() {
@@ -297,8 +317,18 @@ impl Fs {
         source: &Place<SystemDisk>,
         target: &Place<SystemDisk>,
     ) -> io::Result<()> {
+        let who = self.credentials(caller);
+        for place in [source, target] {
+            self.engine.judge_removing(&who, place)?;
+        }
         let flags = rustix::fs::RenameFlags::EXCHANGE;
-        rustix::fs::renameat_with(&*source.dir, from.1, &*target.dir, to.1, flags)?;
+        let exchange = || {
+            let (from_dir, to_dir) = (&*source.dir, &*target.dir);
+            Ok(rustix::fs::renameat_with(
+                from_dir, from.1, to_dir, to.1, flags,
+            )?)
+        };
+        self.engine.for_user(&who, exchange)?;
         self.engine.exchanged(caller, source, target);
         self.locks.exchanged(&source.slot, &target.slot);
         for place in [source, target] {

@@ -7,12 +7,12 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use fuser::FopenFlags;
-use polystore::disk::{Disk, Kind, SystemDisk};
+use polystore::disk::{Kind, SystemDisk};
 use rustix::fs::{Mode, OFlags, Statx};
 use rustix::io::Errno;
 
 use super::attr;
-use super::errno::stale;
+use super::errno::{looks_again, stale};
 use super::fs::{Entry, Fs, NOT_REMEMBERED};
 use super::handles::{Counted, Handle, NewHandle, Target};
 use super::made_locks::show_lock;
@@ -20,6 +20,7 @@ use super::nodes::ROOT;
 use super::overtaken::is_overtaken;
 use super::quota::too_many_files;
 use super::redirect::Promised;
+use super::rights::TO_RUN;
 use super::tree::{Dir, path_of};
 use crate::engine::draft::{Draft, Phase};
 use crate::engine::locks::Refused;
@@ -51,7 +52,8 @@ pub fn passed_on(flags: OFlags) -> OFlags {
             | OFlags::SYNC
             | OFlags::DSYNC
             | OFlags::NOATIME
-            | OFlags::TRUNC)
+            | OFlags::TRUNC
+            | TO_RUN)
 }
 
 /// What a program's open flags ask for.
@@ -126,7 +128,7 @@ impl Fs {
     fn note_second_look<T>(&self, caller: Caller, opened: &io::Result<T>) {
         match opened {
             Ok(_) => self.second_looks.seen(caller.tid),
-            Err(error) if error.raw_os_error() == Some(libc::ESTALE) => {
+            Err(error) if looks_again(error) => {
                 self.second_looks.asked(caller.tid);
             }
             Err(_) => {}
@@ -156,7 +158,7 @@ impl Fs {
                 return Err(stale());
             }
             return if reading {
-                Ok(self.draft_reader(caller, node, &draft))
+                self.draft_reader(caller, node, &draft)
             } else if let Some(opened) = self.open_made_meanwhile(caller, node, &draft, flags) {
                 opened
             } else {
@@ -165,7 +167,7 @@ impl Fs {
         }
         let edit = self.tree.edit(node);
         match edit {
-            Some(edit) if reading => Ok(self.edit_reader(caller, node, &edit)),
+            Some(edit) if reading => self.edit_reader(caller, node, &edit),
             Some(edit) if edit.is_orphan() => self.open_edit(caller, node, &edit, flags, false),
             _ if reading => self.open_to_read(caller, node, flags),
             _ => self.open_to_write(caller, node, flags),
@@ -173,16 +175,8 @@ impl Fs {
     }
 
     fn open_to_read(&self, caller: Caller, node: u64, flags: OFlags) -> io::Result<Opened> {
-        let file = match self.tree.open(node, passed_on(flags)) {
-            // Only the owner may ask for O_NOATIME, and this process may be somebody else.
-            Err(error)
-                if error.raw_os_error() == Some(libc::EPERM) && flags.contains(OFlags::NOATIME) =>
-            {
-                self.tree
-                    .open(node, passed_on(flags).difference(OFlags::NOATIME))?
-            }
-            other => other?,
-        };
+        let who = self.credentials(caller);
+        let file = self.open_version(&who, node, passed_on(flags))?;
         Ok(self.version_handle(caller, node, file, flags))
     }
 
@@ -201,9 +195,6 @@ impl Fs {
             None => {}
         }
         self.tree.pinned(node, &file);
-        if wanted.truncate && caller.uid != 0 {
-            self.drop_privileges(&file);
-        }
         let target = Target::Version { file, counted };
         let handle = self.add_handle(caller, node, target, flags);
         Opened {
@@ -236,17 +227,24 @@ impl Fs {
             synchronous: flags.intersects(OFlags::SYNC | OFlags::DSYNC),
             writable: !wanted.read_only,
             opener,
-            user: self.engine.processes.credentials(caller),
+            user: self.credentials(caller),
         })
     }
 
-    fn draft_reader(&self, caller: Caller, node: u64, draft: &Arc<Draft<SystemDisk>>) -> Opened {
+    fn draft_reader(
+        &self,
+        caller: Caller,
+        node: u64,
+        draft: &Arc<Draft<SystemDisk>>,
+    ) -> io::Result<Opened> {
+        let who = self.credentials(caller);
+        self.judge(&who, &draft.file, OFlags::RDONLY)?;
         let target = Target::DraftReader(draft.clone());
         let handle = self.add_handle(caller, node, target, OFlags::RDONLY);
-        Opened {
+        Ok(Opened {
             handle: handle.id,
             flags: FopenFlags::FOPEN_KEEP_CACHE,
-        }
+        })
     }
 
     /// Opens what was published under the name of `draft` while the thread it was promised to waited
@@ -271,9 +269,11 @@ impl Fs {
         if let Some(promised) = self.promises.take(caller.tid, &place.slot) {
             self.promise_broken(&promised);
         }
-        if let Err(error) = self.open_as(caller, place, &stat, flags) {
-            return Some(Err(error));
-        }
+        let file = match self.open_as(caller, place, flags) {
+            Ok(file) => file,
+            Err(error) => return Some(Err(error)),
+        };
+        let stat = attr::of_file(&file).ok()?;
         // The draft that is not wanted any more may still be there.
         let wanted = Access {
             alone: true,
@@ -286,11 +286,7 @@ impl Fs {
         Some(match plan {
             Plan::Draft(draft) => self.open_draft(caller, node, &draft, flags, true),
             Plan::Edit(edit) => self.open_edit(caller, node, &edit, flags, true),
-            Plan::InPlace => SystemDisk.open(&place.dir, place.name(), true).map(|file| {
-                let mut opened = self.version_handle(caller, node, file, flags);
-                opened.flags = FopenFlags::FOPEN_DIRECT_IO;
-                opened
-            }),
+            Plan::InPlace => Ok(self.around_the_cache(caller, node, file, flags)),
         })
     }
 
@@ -305,6 +301,12 @@ impl Fs {
         direct: bool,
     ) -> io::Result<Opened> {
         let promised = self.keep_promise(caller, &Promised::Draft(draft.clone()));
+        let who = self.credentials(caller);
+        // Its maker may write what he has made, whatever its mode.
+        let own = promised || draft.state().is_unclaimed() && draft.who == who;
+        if !own && let Err(error) = self.judge(&who, &draft.file, flags) {
+            return Err(error);
+        }
         let writer = self.engine.attach(draft, caller, promised);
         if access(flags).truncate && draft.is_written() {
             if let Err(error) = self.engine.cut(draft, 0) {
@@ -355,6 +357,9 @@ impl Fs {
         // The kernel was sent to look again and came back to the published file: it cannot be
         // shown the draft (/proc/self/fd/N), so the handle goes around its cache.
         match self.promises.see(caller.tid, &place.slot) {
+            Some(promised) if !self.stands_for(&promised, node) => {
+                return self.open_itself(caller, node, &promised, flags);
+            }
             Some(Promised::Draft(draft)) => {
                 return self.open_draft(caller, node, &draft, flags, true);
             }
@@ -372,10 +377,18 @@ impl Fs {
             }
             other => other?,
         };
+        // The name was given to another file behind the mount: the edit is what it was.
+        if let Some(edit) = self.tree.edit(node)
+            && edit.version() != attr::id(&stat)
+        {
+            return self.open_edit(caller, node, &edit, flags, false);
+        }
         match self.plan_open(caller, node, &place, &stat, access(flags))? {
-            Plan::InPlace => self
-                .open_in_place(node, flags)
-                .map(|file| self.version_handle(caller, node, file, flags)),
+            Plan::InPlace => {
+                let who = self.credentials(caller);
+                let file = self.open_version(&who, node, passed_on(flags))?;
+                Ok(self.version_handle(caller, node, file, flags))
+            }
             Plan::Edit(edit) if self.tree.nodes().of_edit(&edit) == Some(node) => {
                 self.open_edit(caller, node, &edit, flags, false)
             }
@@ -413,9 +426,37 @@ impl Fs {
             return Ok(false);
         }
         if !self.tree.nodes().is(node, stat) {
-            self.open_as(caller, place, stat, flags)?;
+            self.open_as(caller, place, flags)?;
         }
         Ok(true)
+    }
+
+    /// Whether `promised` is to take the place of the file that `node` is.
+    fn stands_for(&self, promised: &Promised, node: u64) -> bool {
+        let nodes = self.tree.nodes();
+        match promised {
+            Promised::Draft(draft) => draft.made_from == nodes.id(node),
+            Promised::Edit(edit) => {
+                nodes.of_edit(edit) == Some(node) || Some(edit.version()) == nodes.id(node)
+            }
+        }
+    }
+
+    /// The kernel was sent to look again and came back without having looked (/proc/self/fd/N), while the name
+    /// stands for another file by now: `node` itself is meant, and what was promised is not wanted.
+    fn open_itself(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: u64,
+        promised: &Promised,
+        flags: OFlags,
+    ) -> io::Result<Opened> {
+        if let Some(broken) = self.promises.take(caller.tid, &promised.slot()) {
+            self.promise_broken(&broken);
+        }
+        self.reopen_pinned(caller, node, flags)
+            .or_else(|| self.reopen_superseded(caller, node, flags))
+            .unwrap_or_else(|| Err(stale()))
     }
 
     /// Promises `what` to the thread that opens, and has the kernel look again.
@@ -424,19 +465,6 @@ impl Fs {
             self.promise_broken(&before);
         }
         stale()
-    }
-
-    /// Opens the published file itself.
-    fn open_in_place(&self, node: u64, flags: OFlags) -> io::Result<File> {
-        match self.tree.open(node, passed_on(flags)) {
-            // An append-only file (chattr +a) may be opened in no other way.
-            Err(error)
-                if error.raw_os_error() == Some(libc::EPERM) && flags.contains(OFlags::APPEND) =>
-            {
-                self.tree.open(node, passed_on(flags) | OFlags::APPEND)
-            }
-            other => other,
-        }
     }
 
     /// What an open of the existing file at `place` means. What is made for it counts as the caller's.
@@ -503,18 +531,36 @@ impl Fs {
         node: u64,
         flags: OFlags,
     ) -> Option<io::Result<Opened>> {
-        use std::os::fd::AsRawFd;
         let pin = self.tree.pin(node)?;
         let stat = attr::of_file(&*pin).ok()?;
         if stat.stx_nlink == 0 && !self.tree.nodes().is(node, &stat) {
             return None; // Another's stand-in for the file: see `open_overtaken`.
         }
-        let path = format!("/proc/self/fd/{}", pin.as_raw_fd());
-        let opened = rustix::fs::open(path, passed_on(flags) | OFlags::CLOEXEC, Mode::empty());
-        Some(match opened {
-            Ok(fd) => Ok(self.version_handle(caller, node, File::from(fd), flags)),
-            Err(error) => Err(error.into()),
-        })
+        Some(self.opened_again(caller, node, &pin, flags))
+    }
+
+    /// Opens a version that is no longer published, while it is kept.
+    pub fn reopen_superseded(
+        &self,
+        caller: Caller,
+        node: u64,
+        flags: OFlags,
+    ) -> Option<io::Result<Opened>> {
+        let file = self.tree.superseded(node)?;
+        Some(self.opened_again(caller, node, &file, flags))
+    }
+
+    fn opened_again(
+        &self,
+        caller: Caller,
+        node: u64,
+        file: &File,
+        flags: OFlags,
+    ) -> io::Result<Opened> {
+        let who = self.credentials(caller);
+        let file = self.reopen(&who, file, passed_on(flags))?;
+        self.cut_if_asked(&who, &file, flags)?;
+        Ok(self.version_handle(caller, node, file, flags))
     }
 
     /// A promise will not be kept.
@@ -706,7 +752,8 @@ impl Fs {
         };
         let opened = match plan {
             Plan::InPlace => {
-                let file = self.open_in_place(node, flags)?;
+                let who = self.credentials(caller);
+                let file = self.open_version(&who, node, passed_on(flags))?;
                 Ok(self.version_handle(caller, node, file, flags))
             }
             Plan::Draft(draft) => {
@@ -736,8 +783,8 @@ impl Fs {
     ) -> io::Result<(Entry, Opened)> {
         let how =
             passed_on(flags) | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(new.mode);
-        let who = self.engine.processes.credentials(caller);
+        let who = self.credentials(caller);
+        let mode = Mode::from_raw_mode(self.engine.mode_of_new(&who, new.mode));
         let make = || Ok(rustix::fs::openat(&*place.dir, place.name(), how, mode)?);
         let fd = self.engine.for_user(&who, make)?;
         let stat = attr::of_file(&fd)?;

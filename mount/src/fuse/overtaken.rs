@@ -6,11 +6,11 @@
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use fuser::FopenFlags;
 use polystore::disk::{Kind, SystemDisk};
-use rustix::fs::{Mode, OFlags, Statx};
-use rustix::io::Errno;
+use rustix::fs::{OFlags, Statx};
 
 use super::attr;
 use super::errno::stale;
@@ -18,17 +18,25 @@ use super::fs::Fs;
 use super::nodes::ROOT;
 use super::opening::{Opened, access, passed_on};
 use super::redirect::Promised;
+use crate::engine::draft::Draft;
 use crate::engine::opening::{New, Plan};
-use crate::engine::process::{Caller, Processes};
+use crate::engine::process::Caller;
 use crate::engine::slot::Place;
 
 /// The permission bits of a file that nobody will ever find. The kernel takes them for those of the node,
 /// if others are about to open that as well.
 const NOBODYS: u32 = 0o666;
 
+/// How long the publish of a draft that is closing may take on a crowded machine before an open that makes
+/// the file, if it is missing, is told that there is none.
+const LONGEST_CLOSING: Duration = Duration::from_secs(1);
+
 /// Whether an open failed because its file was not where the kernel had found it.
 pub fn is_overtaken(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ESTALE)
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::StaleNetworkFileHandle
+    )
 }
 
 impl Fs {
@@ -37,6 +45,17 @@ impl Fs {
     pub fn note_overtaken(&self, caller: Caller, error: Option<&io::Error>) {
         if error.is_some_and(is_overtaken) {
             self.second_looks.asked_to_know(caller.tid);
+        }
+    }
+
+    /// How long an open waits for the publish of `draft`, which it was shown because it is closing. Who makes
+    /// what is missing would not be told that there is nothing: he waits longer, once it has come to that.
+    pub fn patience_with(&self, caller: Caller, draft: &Draft<SystemDisk>, flags: i32) -> Duration {
+        let wanted = access(OFlags::from_bits_retain(flags as u32));
+        let makes = wanted.truncate || wanted.append;
+        match makes && self.second_looks.asked_before(caller.tid) {
+            true => draft.closing_for().max(LONGEST_CLOSING),
+            false => draft.closing_for(),
         }
     }
 
@@ -57,9 +76,15 @@ impl Fs {
         let wanted = access(flags);
         if wanted.read_only
             && !wanted.truncate
-            && let Some(file) = self.tree.open_superseded(node, OFlags::RDONLY)
+            && let Some(opened) = self.reopen_superseded(caller, node, flags)
         {
-            return Ok(self.version_handle(caller, node, file, flags));
+            return opened;
+        }
+        // The kernel did not look again: /proc/self/fd/N is the file that it was, whatever has its name.
+        if !self.second_looks.has_looked(caller.tid)
+            && let Some(opened) = self.reopen_pinned(caller, node, flags)
+        {
+            return opened;
         }
         let place = self.tree.last_place_of(node)?;
         match self.open_present(caller, node, &place, flags) {
@@ -88,8 +113,8 @@ impl Fs {
             }
             None => {}
         }
-        let stat = attr::of_name(&*place.dir, place.name())?;
-        let file = self.open_as(caller, place, &stat, flags)?;
+        let file = self.open_as(caller, place, flags)?;
+        let stat = attr::of_file(&file)?;
         let plan = if wanted.read_only && !wanted.truncate {
             Plan::InPlace
         } else {
@@ -99,16 +124,15 @@ impl Fs {
             Plan::Draft(draft) => self.open_draft(caller, node, &draft, flags, true),
             Plan::Edit(edit) => self.open_edit(caller, node, &edit, flags, true),
             Plan::InPlace => {
-                if wanted.truncate {
-                    rustix::fs::ftruncate(&file, 0)?;
-                }
+                let who = self.credentials(caller);
+                self.cut_if_asked(&who, &file, flags)?;
                 Ok(self.around_the_cache(caller, node, file, flags))
             }
         }
     }
 
     /// The handle of a file that is not the one that `node` is.
-    fn around_the_cache(&self, caller: Caller, node: u64, file: File, flags: OFlags) -> Opened {
+    pub fn around_the_cache(&self, caller: Caller, node: u64, file: File, flags: OFlags) -> Opened {
         let mut opened = self.version_handle(caller, node, file, flags);
         opened.flags = FopenFlags::FOPEN_DIRECT_IO;
         opened
@@ -128,9 +152,9 @@ impl Fs {
         }
         let wanted = access(flags);
         if !wanted.truncate
-            && let Some(file) = self.tree.open_superseded(node, passed_on(flags))
+            && let Some(opened) = self.reopen_superseded(caller, node, flags)
         {
-            return Ok(self.version_handle(caller, node, file, flags));
+            return opened;
         }
         // Who reads and does not make the file is told, as anywhere; who makes it (O_CREAT, of which this
         // request does not tell) in all likelihood truncates, or appends.
@@ -149,47 +173,23 @@ impl Fs {
         Ok(self.around_the_cache(caller, node, file, flags))
     }
 
-    /// Opens the published file at `place`, of which `stat` is known, as `caller` and as `flags` say: the
-    /// kernel was not asked whether he may. It is neither made nor cut.
+    /// Opens the published file at `place` as `caller` and as `flags` say: the kernel was not asked whether he
+    /// may. It is neither made nor cut.
     ///
     /// # Errors
-    /// Those of opening it; ESTALE where it is not a file, or this process cannot find out.
+    /// Those of opening it; ESTALE where it is not a file.
     pub fn open_as(
         &self,
         caller: Caller,
         place: &Place<SystemDisk>,
-        stat: &Statx,
         flags: OFlags,
     ) -> io::Result<File> {
-        // An ordinary user's mount can act as nobody else.
-        let as_itself = self.uid == 0 || [0, self.uid].contains(&caller.uid);
-        if !as_itself && !is_free_to_open(caller, stat) {
-            return Err(stale());
-        }
-        let careful = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        // Only the owner may ask for O_NOATIME, and he may be somebody else.
-        let mut how = passed_on(flags).difference(OFlags::TRUNC | OFlags::NOATIME) | careful;
+        let who = self.credentials(caller);
+        let mut how = passed_on(flags);
         if access(flags).read_only && access(flags).truncate {
             how |= OFlags::RDWR;
         }
-        let who = self.engine.processes.credentials(caller);
-        let open = |how| {
-            let open = || rustix::fs::openat(&*place.dir, place.name(), how, Mode::empty());
-            self.engine.as_user(&who, || Ok(open()))
-        };
-        let opened = match open(how)? {
-            // An append-only file (chattr +a) may be opened in no other way.
-            Err(Errno::PERM) if flags.contains(OFlags::APPEND) => open(how | OFlags::APPEND)?,
-            other => other,
-        };
-        let file = match opened {
-            Err(Errno::LOOP | Errno::NXIO) => return Err(stale()), // A symbolic link or a FIFO.
-            other => File::from(other?),
-        };
-        match attr::kind(&attr::of_file(&file)?) {
-            Kind::File => Ok(file),
-            _ => Err(stale()),
-        }
+        self.open_at(&who, &place.dir, place.name(), how)
     }
 
     /// Whether `caller` may open the file at `place` with CREATE, for which the kernel checks nothing.
@@ -214,7 +214,12 @@ impl Fs {
         if u32::from(dir.stx_mode) & libc::S_ISVTX != 0 && stat.stx_uid != caller.uid {
             return Err(stale());
         }
-        self.open_as(caller, place, stat, flags).map(drop)
+        let opened = self.open_as(caller, place, flags)?;
+        // What is planned now is planned for the file that `stat` tells of.
+        match attr::id(&attr::of_file(&opened)?) == attr::id(stat) {
+            true => Ok(()),
+            false => Err(stale()),
+        }
     }
 }
 

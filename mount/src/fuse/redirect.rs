@@ -140,17 +140,35 @@ impl Promises {
     }
 }
 
+/// What is expected of a thread that was told to look again.
+struct SecondLook {
+    until: Instant,
+    looked: bool,
+}
+
+impl SecondLook {
+    fn within(time: Duration) -> SecondLook {
+        SecondLook {
+            until: Instant::now() + time,
+            looked: false,
+        }
+    }
+
+    fn is_expected(&self) -> bool {
+        Instant::now() < self.until
+    }
+}
+
 /// Threads whose open was answered ESTALE, so that they look the name up again. What they find the
 /// second time may have been replaced as well; a third time they do not look.
 #[derive(Default)]
 pub struct SecondLooks {
-    /// Until when each is expected.
-    map: Mutex<HashMap<u32, Instant>>,
+    map: Mutex<HashMap<u32, SecondLook>>,
     count: AtomicUsize,
 }
 
 impl SecondLooks {
-    fn change<T>(&self, change: impl FnOnce(&mut HashMap<u32, Instant>) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut HashMap<u32, SecondLook>) -> T) -> T {
         let mut map = self.map.lock().unwrap_or_else(PoisonError::into_inner);
         let done = change(&mut map);
         self.count.store(map.len(), Ordering::Release);
@@ -159,19 +177,37 @@ impl SecondLooks {
 
     /// Thread `tid` is told to look again.
     pub fn asked(&self, tid: u32) {
-        self.change(|map| map.insert(tid, Instant::now() + LONGEST));
+        self.change(|map| map.insert(tid, SecondLook::within(LONGEST)));
     }
 
     /// Thread `tid`, which wants to know of a file, is told that it is gone: it may be about to open it.
     pub fn asked_to_know(&self, tid: u32) {
         self.change(|map| {
-            map.entry(tid).or_insert_with(|| Instant::now() + LIFETIME);
+            map.entry(tid)
+                .or_insert_with(|| SecondLook::within(LIFETIME));
         });
     }
 
     /// Whether thread `tid` was just told so.
     pub fn asked_before(&self, tid: u32) -> bool {
-        self.any() && self.change(|map| map.get(&tid).is_some_and(|until| Instant::now() < *until))
+        self.any() && self.change(|map| map.get(&tid).is_some_and(SecondLook::is_expected))
+    }
+
+    /// Thread `tid` looks a name up.
+    pub fn looks(&self, tid: u32) {
+        if self.any() {
+            self.change(|map| {
+                if let Some(look) = map.get_mut(&tid) {
+                    look.looked = true;
+                }
+            });
+        }
+    }
+
+    /// Whether thread `tid` has looked a name up since it was told to look again: what it opens otherwise is
+    /// known to it by a descriptor.
+    pub fn has_looked(&self, tid: u32) -> bool {
+        self.change(|map| map.get(&tid).is_some_and(|look| look.looked))
     }
 
     /// Whether any thread was.
@@ -184,8 +220,8 @@ impl SecondLooks {
     pub fn missed(&self, tid: u32) {
         if self.any() {
             self.change(|map| {
-                if let Some(until) = map.get_mut(&tid) {
-                    *until = (*until).min(Instant::now() + LIFETIME);
+                if let Some(look) = map.get_mut(&tid) {
+                    look.until = look.until.min(Instant::now() + LIFETIME);
                 }
             });
         }
@@ -201,8 +237,7 @@ impl SecondLooks {
     /// Forgets those who do not come back.
     pub fn forget_old(&self) {
         if self.any() {
-            let now = Instant::now();
-            self.change(|map| map.retain(|_, until| now < *until));
+            self.change(|map| map.retain(|_, look| look.is_expected()));
         }
     }
 }

@@ -220,11 +220,12 @@ impl Tree {
         names.into_iter().rev().collect()
     }
 
-    /// What is known of the file that `node` is.
+    /// What is known of the file that `node` is; `again` if the kernel has looked its name up twice, and
+    /// would not a third time.
     ///
     /// # Errors
     /// ESTALE where it is no longer where it was last seen.
-    pub fn stat(&self, node: u64) -> io::Result<Statx> {
+    pub fn stat(&self, node: u64, again: bool) -> io::Result<Statx> {
         if node == ROOT {
             return attr::of_file(&*self.root);
         }
@@ -234,23 +235,20 @@ impl Tree {
         if let Some(pin) = self.pin(node) {
             return attr::of_file(&*pin);
         }
-        let kind = self.nodes().get(node).ok_or_else(stale)?.kind;
         let place = self.last_place_of(node)?;
-        let stat = match attr::of_name(&*place.dir, place.name()) {
-            Ok(stat) => stat,
-            // Removed since the kernel looked, which asks before it opens.
-            Err(error) => match self.superseded(node) {
-                Some(file) => return attr::of_file(&*file),
-                None => return Err(gone_is_stale(error)),
-            },
-        };
-        // The kernel tries a path only twice, and asks for attributes on the way: of a superseded
-        // version that nobody has open it is told what is true of the current one.
-        let same_sort = attr::kind(&stat) == Kind::File && kind == Kind::File;
-        if same_sort || self.nodes().is(node, &stat) {
-            Ok(stat)
-        } else {
-            Err(stale())
+        let named = attr::of_name(&*place.dir, place.name());
+        if let Ok(stat) = &named
+            && self.nodes().is(node, stat)
+        {
+            return named;
+        }
+        // Removed or replaced since the kernel looked, which asks before it opens. What has taken the name is
+        // no answer: whoever may open that need not be allowed to open this.
+        let kept = self.superseded(node).filter(|_| again);
+        match (kept, named) {
+            (Some(file), _) => attr::of_file(&*file),
+            (None, Err(error)) => Err(gone_is_stale(error)),
+            (None, Ok(_)) => Err(stale()),
         }
     }
 
@@ -292,16 +290,11 @@ impl Tree {
         }
     }
 
-    /// What `node` was, or else the file that has taken its name: the kernel asks for the ACL of what it is
-    /// about to open, and looks only twice.
-    pub fn reach_successor(&self, node: u64) -> Option<Reach> {
-        if let Some(file) = self.superseded(node) {
-            return Some(Reach::Open(Content::Version(file)));
-        }
-        let place = self.last_place_of(node).ok()?;
-        let named = named(&place).ok()?;
-        let stat = attr::of_file(&named).ok()?;
-        (attr::kind(&stat) == Kind::File).then_some(named)
+    /// What `node` was, while it is kept although it has lost its name: the kernel asks for the ACL of what it
+    /// is about to open, and looks only twice.
+    pub fn reach_superseded(&self, node: u64) -> Option<Reach> {
+        let file = self.superseded(node)?;
+        Some(Reach::Open(Content::Version(file)))
     }
 
     /// What is published under the name of `node`.
@@ -310,27 +303,6 @@ impl Tree {
     /// ESTALE where there is nothing; else the system's.
     pub fn reach_by_name(&self, node: u64) -> io::Result<Reach> {
         named(&self.place_of(node)?).map_err(gone_is_stale)
-    }
-
-    /// Opens the published file that `node` is.
-    ///
-    /// # Errors
-    /// ESTALE where another version has taken its name; else the system's.
-    pub fn open(&self, node: u64, flags: OFlags) -> io::Result<File> {
-        let place = self.place_of(node)?;
-        // A FIFO behind the mount's back must not hang the thread that reads requests.
-        let careful = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        // Cutting comes after it is certain which file this is.
-        let now = flags.difference(OFlags::TRUNC) | careful;
-        let fd = rustix::fs::openat(&*place.dir, place.name(), now, Mode::empty())
-            .map_err(|error| gone_is_stale(error.into()))?;
-        if !self.nodes().is(node, &attr::of_file(&fd)?) {
-            return Err(stale());
-        }
-        if flags.contains(OFlags::TRUNC) {
-            rustix::fs::ftruncate(&fd, 0)?;
-        }
-        Ok(File::from(fd))
     }
 
     /// Notes an open handle: `file` reaches its node from now on.
@@ -400,22 +372,14 @@ impl Tree {
         }
     }
 
-    /// A version that is no longer published, while it is kept.
-    fn superseded(&self, node: u64) -> Option<Arc<File>> {
+    /// The version that `node` is, which is no longer published, while it is kept.
+    pub fn superseded(&self, node: u64) -> Option<Arc<File>> {
         let kept = self
             .superseded
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let found = kept.iter().rev().find(|kept| kept.node == node)?;
         Some(found.file.clone())
-    }
-
-    /// Opens a version that is no longer published, while it is kept.
-    pub fn open_superseded(&self, node: u64, flags: OFlags) -> Option<File> {
-        let found = self.superseded(node)?;
-        let flags = flags | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(path_of(found.as_fd()), flags, Mode::empty());
-        opened.ok().map(File::from)
     }
 
     /// Lets go of superseded versions that have been kept long enough.
@@ -506,7 +470,7 @@ pub fn draft_stat(draft: &Draft<SystemDisk>) -> io::Result<Statx> {
 }
 
 /// A name that has gone since the kernel was told of it.
-fn gone_is_stale(error: io::Error) -> io::Error {
+pub fn gone_is_stale(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => stale(),
         _ if error.raw_os_error() == Some(libc::ELOOP) => stale(),

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::OFlags;
 
 use super::attr;
-use super::errno::stale;
+use super::errno::{looks_again, stale};
 use super::fs::Fs;
 use super::handles::Handle;
 use super::nodes::ROOT;
@@ -456,7 +456,6 @@ impl Fs {
         if !self.turns.any() {
             return;
         }
-        let looks_again = |error: &io::Error| error.raw_os_error() == Some(libc::ESTALE);
         if opened.as_ref().is_err_and(looks_again) {
             return self.turns.sent_to_look_again(caller.tid);
         }

@@ -1,15 +1,18 @@
 //! The two directories of a mount: what they must be, and making them so.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::alive::{self, Answer};
 use super::mountinfo::{self, Entry, Node};
 use super::unmount::{self, How};
+use super::{abandoned, nesting};
 use crate::{Failure, quote};
 
 /// Dead mounts on top of each other that are cleared at most.
@@ -23,13 +26,16 @@ pub struct Place {
     pub data: OwnedFd,
     /// Its absolute path.
     pub data_path: PathBuf,
-    /// Where it is to be mounted: an absolute path, without symbolic links.
+    /// Where it is to be mounted: an absolute path, without symbolic links, as it was.
     pub mountpoint: PathBuf,
-    /// The directory above it: renamed or not, it leads to the mount.
-    above: OwnedFd,
+    /// The directory that it is to be mounted over: who changes names above it changes nothing about that.
+    pub handle: OwnedFd,
     /// The directories that were made for it, outermost first.
-    made: Vec<PathBuf>,
+    made: Vec<Made>,
 }
+
+/// A directory that was made: its name, and where.
+type Made = (OwnedFd, OsString);
 
 impl Place {
     /// Checks both directories, clears a dead mount away and makes the mountpoint if need be.
@@ -39,44 +45,50 @@ impl Place {
         let mountpoint = resolve(target).map_err(|error| about(target, error))?;
         clear(&mountpoint)?;
 
-        let data_path = data.canonicalize().map_err(|error| about(data, error))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let handle = rustix::fs::openat(CWD, &data_path, flags, Mode::empty())
-            .map_err(|error| about(&data_path, error.into()))?;
+        let of_data = rustix::fs::openat(CWD, data, flags, Mode::empty())
+            .map_err(|error| about(data, error.into()))?;
+        let data_path = path_of(&of_data).map_err(|error| about(data, error))?;
         refuse_within_polystore(&data_path)?;
         if mountpoint == Path::new("/") {
             return Err(Failure::new("/: cannot be mounted over"));
         }
         let over_itself = is_same(&data_path, &mountpoint);
         if !over_itself {
+            // Before anything is made there.
             refuse_inside_polystore(&mountpoint)?;
             refuse_nesting(&data_path, &mountpoint)?;
             refuse_other_mount(&mountpoint)?;
         }
-        let made = make(&mountpoint)?;
-        let checked = match over_itself {
-            true => Ok(()),
-            false => refuse_used(&mountpoint),
-        };
-        match checked.and_then(|()| open_above(&mountpoint)) {
-            Ok(above) => Ok(Place {
-                data: handle,
+        let (handle, made) = make(&mountpoint)?;
+        match refuse_unfit(&of_data, &handle, over_itself) {
+            Ok(()) => Ok(Place {
+                data: of_data,
                 data_path,
                 mountpoint,
-                above,
+                handle,
                 made,
             }),
-            Err(failure) => {
+            Err(reason) => {
                 undo(&made);
-                Err(failure)
+                Err(Failure::new(format!(
+                    "{}: {reason}",
+                    quote::path(&mountpoint)
+                )))
             }
         }
     }
 
     /// The root of what is mounted there now.
     pub fn root(&self) -> io::Result<Node> {
-        let name = self.mountpoint.file_name().unwrap_or_default();
-        mountinfo::node_in(&self.above, Path::new(name))
+        mountinfo::node(&path_of(&self.handle)?)
+    }
+
+    /// Clears what a failed attempt to mount has left, so that the place is as it was.
+    pub fn clear_own_dead(&self) {
+        if let Ok(path) = path_of(&self.handle) {
+            clear_own_dead(&path);
+        }
     }
 
     /// Removes the directories that were made, when the mount came to nothing.
@@ -85,15 +97,14 @@ impl Place {
     }
 }
 
-fn open_above(mountpoint: &Path) -> Result<OwnedFd, Failure> {
-    let above = mountpoint.parent().unwrap_or(mountpoint);
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat(CWD, above, flags, Mode::empty()).map_err(|error| about(above, error.into()))
+/// Where an open directory is now.
+fn path_of(directory: &OwnedFd) -> io::Result<PathBuf> {
+    fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))
 }
 
-fn undo(made: &[PathBuf]) {
-    for directory in made.iter().rev() {
-        let _ = fs::remove_dir(directory);
+fn undo(made: &[Made]) {
+    for (above, name) in made.iter().rev() {
+        let _ = rustix::fs::unlinkat(above, name, AtFlags::REMOVEDIR);
     }
 }
 
@@ -174,6 +185,15 @@ fn clear(mountpoint: &Path) -> Result<(), Failure> {
                     quote::path(&entry.source)
                 )));
             }
+            Answer::Silent
+                if abandoned::end(&entry, mountpoint)
+                    .map_err(|error| about(mountpoint, error))? =>
+            {
+                log::info!(
+                    "{}: the process that served it was killed and hangs: connection ended",
+                    quote::path(mountpoint)
+                );
+            }
             Answer::Silent | Answer::Refused => {
                 return Err(Failure::new(unreachable_mount(mountpoint, &entry, answer)));
             }
@@ -185,8 +205,7 @@ fn clear(mountpoint: &Path) -> Result<(), Failure> {
     )))
 }
 
-/// Clears what a failed attempt to mount has left, so that the place is as it was.
-pub fn clear_own_dead(mountpoint: &Path) {
+fn clear_own_dead(mountpoint: &Path) {
     let Ok(node) = mountinfo::node(mountpoint) else {
         return;
     };
@@ -309,46 +328,77 @@ fn is_within(path: &Path, directory: &Path) -> bool {
         .any(|above| is_same(above, directory))
 }
 
-/// Makes the directory and those above it that are missing; tells which.
-fn make(mountpoint: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let missing: Vec<&Path> = mountpoint
-        .ancestors()
-        .take_while(|path| {
-            fs::symlink_metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
-        })
-        .collect();
+/// Opens the directory, after making it and those above it that are missing; tells which. The path has no symbolic
+/// links, and what has become one since is not followed.
+fn make(mountpoint: &Path) -> Result<(OwnedFd, Vec<Made>), Failure> {
     let mut made = Vec::new();
-    for directory in missing.into_iter().rev() {
-        match fs::create_dir(directory) {
-            Ok(()) => made.push(directory.to_path_buf()),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => {
-                undo(&made);
-                return Err(Failure::new(format!(
-                    "{}: cannot be made: {error}",
-                    quote::path(directory)
-                )));
-            }
-        }
-    }
-    Ok(made)
+    let mut at = PathBuf::from("/");
+    let opened = open_below(&mut at, mountpoint, &mut made);
+    opened
+        .map(|handle| (handle, std::mem::take(&mut made)))
+        .map_err(|error| {
+            undo(&made);
+            let what = match error {
+                Errno::NOTDIR | Errno::LOOP => "is not a directory".to_owned(),
+                error => format!("cannot be made: {}", io::Error::from(error)),
+            };
+            Failure::new(format!("{}: {what}", quote::path(&at)))
+        })
 }
 
-/// What is in a mountpoint would be hidden.
-fn refuse_used(mountpoint: &Path) -> Result<(), Failure> {
-    let known = fs::metadata(mountpoint).map_err(|error| about(mountpoint, error))?;
-    if !known.is_dir() {
-        return Err(Failure::new(format!(
-            "{}: is not a directory",
-            quote::path(mountpoint)
-        )));
+fn open_below(at: &mut PathBuf, path: &Path, made: &mut Vec<Made>) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut directory = rustix::fs::openat(CWD, "/", flags, Mode::empty())?;
+    for name in path.components().skip(1) {
+        let name = name.as_os_str();
+        at.push(name);
+        let below = match rustix::fs::openat(&directory, name, flags, Mode::empty()) {
+            Err(Errno::NOENT) => {
+                match rustix::fs::mkdirat(&directory, name, Mode::from_raw_mode(0o777)) {
+                    Ok(()) => made.push((
+                        directory.try_clone().map_err(|_| Errno::MFILE)?,
+                        name.to_owned(),
+                    )),
+                    Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error),
+                }
+                rustix::fs::openat(&directory, name, flags, Mode::empty())?
+            }
+            opened => opened?,
+        };
+        directory = below;
     }
-    let mut names = fs::read_dir(mountpoint).map_err(|error| about(mountpoint, error))?;
-    if names.next().is_some() {
-        return Err(Failure::new(format!(
-            "{}: is not empty: what is in it would be hidden",
-            quote::path(mountpoint)
-        )));
+    Ok(directory)
+}
+
+/// Why the directory that was opened is not to be mounted over, whatever was at its path before.
+fn refuse_unfit(data: &OwnedFd, mountpoint: &OwnedFd, over_itself: bool) -> Result<(), String> {
+    let wrong = |error: io::Error| error.to_string();
+    if over_itself || nesting::is_same(data, mountpoint).map_err(wrong)? {
+        return match nesting::is_same(data, mountpoint).map_err(wrong)? && over_itself {
+            true => Ok(()),
+            false => Err("was changed while it was looked at".to_owned()),
+        };
+    }
+    let there = mountinfo::mount_of_handle(mountpoint).map_err(wrong)?;
+    if there.is_some_and(|entry| entry.is_polystore()) {
+        return Err("is in a polystore mount".to_owned());
+    }
+    if nesting::is_within(mountpoint, data).map_err(wrong)? {
+        return Err("is inside the data directory".to_owned());
+    }
+    if nesting::is_within(data, mountpoint).map_err(wrong)? {
+        return Err("contains the data directory, which it would hide".to_owned());
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let listed = rustix::fs::openat(mountpoint, ".", flags, Mode::empty());
+    let listed = listed.map_err(|error| wrong(error.into()))?;
+    let names = rustix::fs::Dir::new(listed).map_err(|error| wrong(error.into()))?;
+    for entry in names {
+        let entry = entry.map_err(|error| wrong(error.into()))?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            return Err("is not empty: what is in it would be hidden".to_owned());
+        }
     }
     Ok(())
 }
@@ -382,6 +432,25 @@ mod tests {
         assert_eq!(place.data_path, root.join("data"));
         place.undo();
         assert!(!root.join("a").exists());
+    }
+
+    /// Whoever owns a directory above it may put something else at the path after it was looked at.
+    #[test]
+    fn what_was_checked_is_what_is_mounted_over() {
+        let (_keep, root) = tree();
+        fs::create_dir(root.join("safe")).unwrap();
+        let place = Place::prepare(&root.join("data"), Some(&root.join("safe"))).unwrap();
+        fs::rename(root.join("safe"), root.join("moved")).unwrap();
+        symlink("/etc", root.join("safe")).unwrap();
+        assert_eq!(path_of(&place.handle).unwrap(), root.join("moved"));
+        let root_of = place.root().unwrap();
+        assert!(!root_of.is_root);
+        assert_eq!(path_of(&root_of.handle).unwrap(), root.join("moved"));
+        // A link that came after the path was resolved.
+        symlink("data", root.join("late")).unwrap();
+        let refused = make(&root.join("late/sub")).err().unwrap().to_string();
+        assert!(refused.contains("late: is not a directory"), "{refused}");
+        assert!(!root.join("data/sub").exists());
     }
 
     #[test]

@@ -16,7 +16,9 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::mountinfo::Entry;
 
@@ -28,8 +30,8 @@ const GREETING: Duration = Duration::from_secs(2);
 /// Processes that can be told apart under one device number.
 const SLOTS: usize = 8;
 
-fn address(entry: &Entry, slot: usize) -> io::Result<SocketAddr> {
-    SocketAddr::from_abstract_name(format!("polystore/mount/{}/{slot}", entry.device))
+fn name(entry: &Entry, slot: usize) -> String {
+    format!("polystore/mount/{}/{slot}", entry.device)
 }
 
 /// Listens for `entry`, the mount that this process serves, until the process ends.
@@ -50,7 +52,8 @@ pub fn announce(
 fn listen(entry: &Entry) -> io::Result<UnixListener> {
     let mut result = Err(io::ErrorKind::AddrInUse.into());
     for slot in 0..SLOTS {
-        result = UnixListener::bind_addr(&address(entry, slot)?);
+        let address = SocketAddr::from_abstract_name(name(entry, slot))?;
+        result = UnixListener::bind_addr(&address);
         if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::AddrInUse) {
             break;
         }
@@ -85,6 +88,36 @@ fn greet(listener: &UnixListener, data: &File, is_there: impl Fn() -> bool) {
     }
 }
 
+/// The processes that listen for `entry`, without waiting for a word of theirs; `None` if that cannot be told.
+/// A process that was killed is among them as long as one of its threads hangs in the kernel.
+pub fn listeners(entry: &Entry) -> Option<Vec<i32>> {
+    let owner = entry.owner.map(|(user, _)| user)?;
+    let mut found = Vec::new();
+    for slot in 0..SLOTS {
+        let socket = match call(entry, slot) {
+            Ok(socket) => socket,
+            Err(Errno::CONNREFUSED) => continue,
+            // Too many have called already. Whoever it is, he may be alive.
+            Err(_) => return None,
+        };
+        let peer = socket_peercred(&socket).ok()?;
+        if peer.uid.as_raw() == owner || peer.uid.is_root() {
+            found.push(peer.pid.as_raw_pid());
+        }
+    }
+    Some(found)
+}
+
+/// Connects to who listens under a name, without waiting for him: he may be stopped, or dead, and have more calls
+/// than can wait (EAGAIN).
+fn call(entry: &Entry, slot: usize) -> Result<OwnedFd, Errno> {
+    let address = SocketAddrUnix::new_abstract_name(name(entry, slot).as_bytes())?;
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &address)?;
+    Ok(socket)
+}
+
 /// The process that serves a mount.
 pub struct Server {
     connection: OwnedFd,
@@ -101,7 +134,8 @@ impl Server {
     }
 
     fn at(entry: &Entry, slot: usize) -> Option<Server> {
-        let connection = UnixStream::connect_addr(&address(entry, slot).ok()?).ok()?;
+        let connection = UnixStream::from(call(entry, slot).ok()?);
+        connection.set_nonblocking(false).ok()?;
         let peer = socket_peercred(&connection).ok()?;
         // Anybody can listen under a name; only the mount's owner is believed.
         let owner = entry.owner.map(|(user, _)| user)?;
@@ -162,6 +196,7 @@ mod tests {
         announce(&entry, File::open("/").unwrap(), || false).unwrap();
         assert!(Server::of(&entry).is_none());
         announce(&entry, File::open(directory.path()).unwrap(), || true).unwrap();
+        assert_eq!(listeners(&entry), Some(vec![std::process::id() as i32; 2]));
         // More often than connections are kept, so that closed ones must have been let go.
         for _ in 0..3 * CONNECTIONS {
             let server = Server::of(&entry).unwrap();

@@ -3,11 +3,13 @@
 use std::io;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
+use super::abandoned;
 use super::holders;
 use super::mountinfo::{self, Entry};
 use super::mountpoint::resolve;
@@ -17,6 +19,9 @@ use crate::{Failure, quote};
 
 /// How long `polystore unmount` waits for the process that served the mount to end.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long those who waited in a mount whose process hung may take to leave it.
+const LEAVING: Duration = Duration::from_secs(3);
 
 /// What to do about those who use the mount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,6 +89,9 @@ pub fn command(mountpoint: &Path) -> Result<(), Failure> {
     }
     // Asked while the mount is there: afterwards its device number may be another's.
     let server = Server::of(&entry);
+    if server.is_none() && abandoned::end(&entry, &path).map_err(fail)? {
+        return take_abandoned(&path, &entry);
+    }
     take(&path, How::Plain).map_err(|error| refusal(&path, &entry, &error))?;
     let Some(server) = server else { return Ok(()) };
     let pid = server.pid;
@@ -94,6 +102,27 @@ pub fn command(mountpoint: &Path) -> Result<(), Failure> {
         )));
     }
     Ok(())
+}
+
+/// Unmounts what was ended by force, which may have unmounted it already. Those who waited in it are let go, and
+/// need a moment to leave.
+fn take_abandoned(path: &Path, entry: &Entry) -> Result<(), Failure> {
+    let deadline = Instant::now() + LEAVING;
+    loop {
+        match mountinfo::mount_at(path) {
+            Ok(Some(there)) if there.id == entry.id => {}
+            _ => return Ok(()),
+        }
+        match take(path, How::Plain) {
+            Ok(()) => return Ok(()),
+            Err(error)
+                if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < deadline =>
+            {
+                thread::sleep(Duration::from_millis(20));
+            }
+            Err(error) => return Err(refusal(path, entry, &error)),
+        }
+    }
 }
 
 fn nothing_there(path: &Path) -> String {

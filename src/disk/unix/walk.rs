@@ -24,7 +24,7 @@ const PROC: i64 = 0x9fa0;
 pub struct Found {
     /// The directory.
     pub dir: Dir,
-    /// The name in it. When it was looked at it was not that of a symbolic link; it may have been nobody's.
+    /// The name in it. When it was looked at it was not that of a symbolic link to be followed.
     pub name: OsString,
     /// A path to it without symbolic links.
     pub path: PathBuf,
@@ -36,17 +36,24 @@ pub struct Found {
 /// `PermissionDenied` for a link that is not to be followed, `IsADirectory` for a path that can
 /// only be a directory's, and the system's own.
 pub fn find(path: &Path) -> io::Result<Found> {
-    Walk::from(here()?, path)?.to_end(None)
+    Walk::from(here()?, path)?.into_end(None)
 }
 
-/// The same for a path below `dir`, unless it is absolute.
+/// The same, but a symbolic link that is the last name of `path` is not followed.
+pub fn find_unfollowed(path: &Path) -> io::Result<Found> {
+    let mut walk = Walk::from(here()?, path)?;
+    walk.follows_last = false;
+    walk.into_end(None)
+}
+
+/// The same as [`find`] for a path below `dir`, unless it is absolute.
 pub fn find_in(dir: &Dir, path: &Path) -> io::Result<Found> {
-    Walk::from(dir.0.try_clone()?, path)?.to_end(None)
+    Walk::from(dir.0.try_clone()?, path)?.into_end(None)
 }
 
 /// The same; directories that are missing on the way are made, as durable as `durability` says.
 pub(crate) fn find_or_make(path: &Path, durability: Durability) -> io::Result<Found> {
-    Walk::from(here()?, path)?.to_end(Some(durability))
+    Walk::from(here()?, path)?.into_end(Some(durability))
 }
 
 fn here() -> io::Result<OwnedFd> {
@@ -65,6 +72,7 @@ struct Walk {
     /// What is still to go, the next one last.
     rest: Vec<OsString>,
     links: usize,
+    follows_last: bool,
 }
 
 impl Walk {
@@ -74,6 +82,7 @@ impl Walk {
             path: PathBuf::new(),
             rest: Vec::new(),
             links: 0,
+            follows_last: true,
         };
         walk.add(path.as_os_str())?;
         refuse_directory_name(path.as_os_str())?;
@@ -97,14 +106,14 @@ impl Walk {
         Ok(())
     }
 
-    fn to_end(mut self, make: Option<Durability>) -> io::Result<Found> {
+    fn into_end(mut self, make: Option<Durability>) -> io::Result<Found> {
         loop {
             let name = self.rest.pop().ok_or(io::ErrorKind::IsADirectory)?;
             if name == ".." {
                 self.up()?;
             } else if !self.rest.is_empty() {
                 self.down(name, make)?;
-            } else if self.is_link(&name)? {
+            } else if self.follows_last && self.is_link(&name)? {
                 self.follow(&name)?;
             } else {
                 return Ok(Found {

@@ -3,25 +3,34 @@
 use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
-use rustix::fs::XattrFlags;
+use rustix::fs::{Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
-use super::{Dir, Disk, SystemDisk};
+use super::{Dir, Disk, FileId, SystemDisk};
 
 const ACL: &CStr = c"system.posix_acl_access";
 
 /// What holds for the old content only: the rights of a program, and sums over its bytes.
 const NEVER_COPIED: [&CStr; 3] = [c"security.capability", c"security.ima", c"security.evm"];
 
-pub(super) fn copy(dir: &Dir, name: &OsStr, to: &File) -> io::Result<()> {
-    let mut source = Source::path(dir, name);
+pub(super) fn copy(dir: &Dir, name: &OsStr, id: FileId, to: &File) -> io::Result<()> {
+    let named = named(dir, name)?;
+    let is = |stat: rustix::fs::Stat| super::known(&stat).id == id;
+    if !is(rustix::fs::fstat(&named)?) {
+        return Err(Errno::STALE.into());
+    }
+    let mut source = Source::Named(path_of(&named));
     let names = match source.list() {
-        // The file is gone, or there is no /proc.
+        // There is no /proc.
         Err(Errno::NOENT) => {
-            source = Source::File(SystemDisk.open(dir, name, false)?);
+            let file = SystemDisk.open(dir, name, false)?;
+            if !is(rustix::fs::fstat(&file)?) {
+                return Err(Errno::STALE.into());
+            }
+            source = Source::File(file);
             source.list()
         }
         other => other,
@@ -64,33 +73,47 @@ fn copy_listed(source: &Source, names: Result<Vec<u8>, Errno>, to: &File) -> io:
     Ok(())
 }
 
+/// A descriptor that only names the file: it need not be allowed to read it.
+fn named(dir: &Dir, name: &OsStr) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(dir, name, flags, Mode::empty())
+}
+
 /// Where the attributes come from.
 enum Source {
-    /// By name and without opening: whoever may replace a file need not be allowed to read it.
-    Path(PathBuf),
+    /// By a descriptor that only names it: whoever may replace a file need not be allowed to read it.
+    Named(PathBuf),
     File(File),
 }
 
 impl Source {
-    fn path(dir: &Dir, name: &OsStr) -> Source {
-        let mut path = PathBuf::from(format!("/proc/self/fd/{}", dir.0.as_raw_fd()));
-        path.push(name);
-        Source::Path(path)
-    }
-
     /// The names, each ended by a zero byte.
     fn list(&self) -> Result<Vec<u8>, Errno> {
         grow(|buffer| match self {
-            Source::Path(path) => rustix::fs::llistxattr(path, buffer),
+            Source::Named(path) => rustix::fs::listxattr(path, buffer),
             Source::File(file) => rustix::fs::flistxattr(file, buffer),
         })
     }
 
     fn get(&self, attribute: &CStr) -> Result<Vec<u8>, Errno> {
         grow(|buffer| match self {
-            Source::Path(path) => rustix::fs::lgetxattr(path, attribute, buffer),
+            Source::Named(path) => rustix::fs::getxattr(path, attribute, buffer),
             Source::File(file) => rustix::fs::fgetxattr(file, attribute, buffer),
         })
+    }
+}
+
+/// Calls that take a descriptor refuse those that only name a file.
+fn path_of(fd: impl AsFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd()))
+}
+
+/// The ACL of a directory, where it has one and the file system knows them.
+pub(super) fn acl_of_dir(dir: &Dir) -> io::Result<Option<Vec<u8>>> {
+    match grow(|buffer| rustix::fs::getxattr(path_of(dir), ACL, buffer)) {
+        Ok(acl) => Ok(Some(acl)),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -129,7 +152,8 @@ fn is_left_out(error: Errno) -> bool {
 /// is no document, with the right to read where that has the right to write.
 pub(super) fn lock_acl(document: Option<(&Dir, &OsStr)>, file: &File) -> io::Result<()> {
     let acl = match document {
-        Some((dir, name)) => Source::path(dir, name).get(ACL),
+        Some((dir, name)) => named(dir, name)
+            .and_then(|named| grow(|buffer| rustix::fs::getxattr(path_of(&named), ACL, buffer))),
         None => grow(|buffer| rustix::fs::fgetxattr(file, ACL, buffer)),
     };
     match acl {

@@ -87,7 +87,7 @@ impl Racing {
         let tree = Tree::new();
         let shared = Arc::new(Interleaved::idle(&disk));
         let root = shared.open_dir(Path::new("/")).expect("a root");
-        let session = Session::start(&shared, &root, "one").expect("a healthy disk");
+        let session = Session::start(&shared, &root, "one", 0).expect("a healthy disk");
         let salvage = Salvage::new(&shared, session.own_dir(), AMPLE, session.id());
         let settings = Settings {
             durability: Durability::Ordered,
@@ -171,7 +171,9 @@ impl Racing {
     fn close(&self, pid: Pid, editor: &Editor<Interleaved>) {
         if self.engine.closing_edit(editor, self.tree.caller(pid)) {
             let draft = editor.written().expect("it wrote");
-            self.engine.seal(&draft).expect("a healthy disk");
+            self.engine
+                .seal(&draft, &draft.place)
+                .expect("a healthy disk");
         }
         if self.engine.detach_edit(editor) {
             self.engine.settle_edit(&editor.edit);

@@ -359,7 +359,7 @@ impl World {
         let Some(draft) = draft else { return Ok(()) };
         match draft.tell() {
             Some(error) => Err(error),
-            None if seal => self.engine.seal(&draft),
+            None if seal => self.engine.seal(&draft, &draft.place),
             None => Ok(()),
         }
     }

@@ -106,7 +106,7 @@ impl World {
             Target::Reader(_) => false,
             Target::Version(_) => true,
             Target::Draft(writer) => writer.draft.phase() == Phase::Published,
-            Target::Edit(editor) => self.engine.range_locked(&editor.edit)?,
+            Target::Edit(editor) => self.engine.range_locked(editor)?,
         };
         if in_place {
             let file = self.content_id(handle)?;

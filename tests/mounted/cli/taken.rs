@@ -98,9 +98,22 @@ fn root_and_the_mount_of_another_user() {
         said.contains("is mounted already: it is a polystore mount"),
         "{said}"
     );
-    // Dead, root can tell and clear it.
+    // Dead, root can tell and clear it. What it has left is the user's, and not used.
     mount.signal("-KILL");
     mount.end();
+    let output = as_root(&["mount", "-d", "data", "safe"]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains(".polystore belongs to user 1000 (mode 0700)"),
+        "{said}"
+    );
+    assert!(
+        said.contains("mount as user 1000, or mount with --read-only"),
+        "{said}"
+    );
+    assert!(!is_mounted(&safe), "the dead one has been cleared");
+    fs::remove_dir_all(site.path("data/.polystore")).unwrap();
     let output = as_root(&["mount", "-d", "data", "safe"]);
     assert!(output.status.success(), "{output:?}");
     assert_eq!(fs::read(safe.join("file")).unwrap(), b"content");

@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 use std::sync::PoisonError;
 
-use polystore::disk::{Disk, Kind, Ownership, Stat};
+use polystore::disk::{Disk, FileId, Kind, Ownership, Stat};
 
 use super::{Attributes, Operation, Shared, SimDir, SimDisk, SimFile, Step, errno};
 
@@ -108,7 +108,13 @@ impl Disk for SimDisk {
     fn open(&self, dir: &SimDir, name: &OsStr, writable: bool) -> io::Result<SimFile> {
         let mut shared = self.begin(Operation::Open)?;
         match shared.existing(dir.inode, name)? {
-            (inode, Kind::File) => Ok(self.handle(&mut shared, inode, writable)),
+            (inode, Kind::File) => {
+                let wanted = if writable { 0o6 } else { 0o4 };
+                if !shared.allows(inode, wanted) {
+                    return Err(errno(libc::EACCES));
+                }
+                Ok(self.handle(&mut shared, inode, writable))
+            }
             (_, Kind::Directory) => Err(errno(libc::EISDIR)),
             (_, Kind::Symlink) => Err(errno(libc::ELOOP)),
             (_, Kind::Other) => Err(errno(libc::EINVAL)),
@@ -225,9 +231,12 @@ impl Disk for SimDisk {
         Ok(())
     }
 
-    fn copy_xattrs(&self, dir: &SimDir, name: &OsStr, to: &SimFile) -> io::Result<()> {
+    fn copy_xattrs(&self, dir: &SimDir, name: &OsStr, id: FileId, to: &SimFile) -> io::Result<()> {
         let mut shared = self.begin(Operation::CopyXattrs)?;
         let (from, _) = shared.existing(dir.inode, name)?;
+        if from != id.inode {
+            return Err(errno(libc::ESTALE));
+        }
         let copied = shared.live.inodes[&from].attributes.xattrs.clone();
         let mut attributes = shared.live.inodes[&to.inode].attributes.clone();
         attributes.xattrs.extend(
@@ -240,6 +249,10 @@ impl Disk for SimDisk {
             attributes,
         });
         Ok(())
+    }
+
+    fn may_change_names(&self, dir: &SimDir) -> io::Result<bool> {
+        Ok(self.begin(Operation::Stat)?.allows(dir.inode, 0o3))
     }
 
     fn wait_for_data(&self, file: &SimFile) -> io::Result<()> {

@@ -29,14 +29,15 @@ mod naming;
 mod writing;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use polystore::disk::{Disk, FileId};
 
+use super::credentials::Credentials;
 use super::draft::Draft;
-use super::opening::{Access, Opener};
+use super::opening::{Access, Existing, Opener};
 use super::process::{Caller, Process, Processes, is_or_descends_since};
 use super::slot::{Place, SlotKey};
 use super::{Engine, policy, unpoisoned};
@@ -103,6 +104,13 @@ struct Record {
     last_killed: bool,
 }
 
+/// Somebody who has an edit open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct User {
+    who: Credentials,
+    writes: bool,
+}
+
 struct State<D: Disk> {
     place: Place<D>,
     mode: Mode,
@@ -113,6 +121,11 @@ struct State<D: Disk> {
     writable: bool,
     /// Whether another version was published since `version` was opened.
     outdated: bool,
+    /// What this mount has published that was made from `version`, or from a successor of it: whoever was
+    /// let in to that is let in to this.
+    heir: Option<FileId>,
+    /// Who has, or had, it open to read or write: what they may not open is not shown.
+    users: Vec<User>,
     /// How often what is shown has changed, or was found to be outdated: who began to look before that has
     /// found nothing that counts.
     changes: u64,
@@ -148,7 +161,19 @@ impl<D: Disk> State<D> {
         self.version_id = id;
         self.writable = writable;
         self.outdated = false;
+        self.heir = None;
         self.changes += 1;
+    }
+
+    /// Remembers who opens it.
+    fn note_user(&mut self, who: &Credentials, writes: bool) {
+        let user = User {
+            who: who.clone(),
+            writes,
+        };
+        if who.uid != 0 && !self.users.contains(&user) {
+            self.users.push(user);
+        }
     }
 
     fn is_orphan(&self) -> bool {
@@ -331,15 +356,18 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     /// file has to be written in place.
     ///
     /// # Errors
-    /// Those of opening it.
+    /// `StaleNetworkFileHandle` where another file than `existing` stands there by now.
     pub(super) fn edit_of(
         &self,
         place: &Place<D>,
-        path: &Path,
+        existing: &Existing<'_>,
     ) -> io::Result<Option<Arc<Edit<D>>>> {
         let Ok((file, version_id, writable)) = self.open_published(place) else {
             return Ok(None);
         };
+        if version_id != existing.stat.id {
+            return Err(io::ErrorKind::StaleNetworkFileHandle.into());
+        }
         if self.is_database(&file) || self.is_written_in_place(version_id) {
             return Ok(None);
         }
@@ -349,7 +377,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         }
         let edit = Arc::new(Edit {
             id: self.next_draft.fetch_add(1, Ordering::Relaxed),
-            path: path.to_owned(),
+            path: existing.path.to_owned(),
             share: OnceLock::new(),
             state: Mutex::new(State {
                 place: place.clone(),
@@ -358,6 +386,8 @@ impl<D: Disk, P: Processes> Engine<D, P> {
                 version_id,
                 writable,
                 outdated: false,
+                heir: None,
+                users: Vec::new(),
                 changes: 0,
                 draft: None,
                 finished: false,
@@ -412,6 +442,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             self.in_place_opened(state.version_id, 1);
         }
         state.look_again();
+        state.note_user(&opener.who, true);
         state.editors.push(Record {
             id,
             opener,
@@ -427,6 +458,11 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             id,
             wrote: AtomicU64::new(0),
         }
+    }
+
+    /// Notes that `who` opens `edit` to read.
+    pub fn note_reader(&self, edit: &Edit<D>, who: &Credentials) {
+        edit.state().note_user(who, false);
     }
 
     /// What the handles of `edit` read at this moment.
@@ -446,13 +482,27 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         edit.state().version.clone()
     }
 
-    /// Shows what is published under the name now.
+    /// Shows what is published under the name now. If not everybody who has it open may open that, it goes
+    /// on with the file that it has, as if the name had been given away: nobody will see what is written.
     fn catch_up(&self, edit: &Edit<D>) -> io::Result<()> {
-        let (place, begun) = {
+        let (place, begun, known, users) = {
             let state = edit.state();
-            (state.place.clone(), state.changes)
+            let known = [Some(state.version_id), state.heir];
+            (
+                state.place.clone(),
+                state.changes,
+                known,
+                state.users.clone(),
+            )
         };
         let (file, id, writable) = self.open_published(&place)?;
+        let strange = !known.contains(&Some(id));
+        if strange && !users.iter().all(|user| self.may_open(user, &place, id)) {
+            if edit.place().slot == place.slot {
+                self.orphan_edit(None, &place.slot);
+            }
+            return Ok(());
+        }
         let mut state = edit.state();
         // What is published in the meantime has been noted, and counts.
         let current = state.changes == begun && state.place.slot == place.slot;
@@ -460,6 +510,14 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             state.show(Content::Version(Arc::new(file)), id, writable);
         }
         Ok(())
+    }
+
+    /// Whether `user` may open the file `id` at `place` as he has the edit open.
+    fn may_open(&self, user: &User, place: &Place<D>, id: FileId) -> bool {
+        let open = || self.disk.open(&place.dir, place.name(), user.writes);
+        let opened = self.as_user(&user.who, open);
+        let stat = opened.and_then(|file| self.disk.stat_file(&file));
+        stat.is_ok_and(|stat| stat.id == id)
     }
 
     /// The file at `place`, and whether it could be opened for writing.

@@ -4,7 +4,7 @@ use polystore::disk::Disk;
 
 use super::{Edit, Mode};
 use crate::engine::Engine;
-use crate::engine::draft::Phase;
+use crate::engine::draft::{Draft, Phase};
 use crate::engine::process::{Process, Processes};
 use crate::engine::slot::{Place, SlotKey};
 
@@ -26,11 +26,17 @@ impl<D: Disk, P: Processes> Engine<D, P> {
 
     /// Another version than the draft of `edit`, if it has one, was published under its name. What is
     /// written in place goes on in the file that it is written in, which is not to be found any more.
-    pub(in crate::engine) fn overtake(&self, edit: &Edit<D>) {
+    pub(in crate::engine) fn overtake(&self, edit: &Edit<D>, by: &Draft<D>) {
         if edit.is_in_place() {
             return self.orphan_edit(None, &edit.place().slot);
         }
-        edit.state().note_outdated();
+        {
+            let mut state = edit.state();
+            state.note_outdated();
+            if by.made_from == state.heir.or(Some(state.version_id)) {
+                state.heir = Some(by.file_id);
+            }
+        }
         // At once: should it lose its name, it goes on with this version.
         if edit.draft().is_none()
             && let Err(error) = self.catch_up(edit)

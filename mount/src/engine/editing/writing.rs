@@ -7,11 +7,15 @@ use std::sync::atomic::Ordering;
 use polystore::disk::{Disk, Stat};
 
 use super::{Content, Edit, Editor, Mode};
+use crate::engine::credentials::Credentials;
 use crate::engine::draft::Draft;
 use crate::engine::opening::Opener;
 use crate::engine::process::Processes;
 use crate::engine::slot::Place;
 use crate::engine::{Engine, unpoisoned};
+
+/// How often the first write of an edit is begun anew because its file was replaced meanwhile.
+const FIRST_WRITE_TRIES: usize = 1000;
 
 impl<D: Disk, P: Processes> Engine<D, P> {
     /// Where `editor` is to write: makes the draft if this is the first write. Of what is there
@@ -66,7 +70,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     /// taken, which is then as if it had been so before.
     fn first_write(&self, editor: &Editor<D>, keep: u64) -> io::Result<Content<D>> {
         let edit = &editor.edit;
+        let mut tries = 0;
         loop {
+            tries += 1;
             let place = edit.place();
             let prepared = self.prepare_write(editor, &place, keep);
             if let Some(content) = edit.state().writable_content() {
@@ -78,6 +84,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             };
             match prepared {
                 Err(error) if !moved => return Err(error),
+                _ if tries >= FIRST_WRITE_TRIES => {
+                    return Err(io::ErrorKind::ResourceBusy.into());
+                }
                 Ok(()) if !moved && !overtaken => {
                     return Err(io::Error::other("an edit lost its file"));
                 }
@@ -108,12 +117,13 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             || self.is_written_in_place(stat.id)
             || !self.copy_for(editor, place, stat, keep)?;
         if in_place {
-            self.write_in_place(edit)?;
+            self.write_in_place(editor)?;
         }
         Ok(())
     }
 
-    /// Makes the draft. `false` where the file's owner cannot be recreated.
+    /// Makes the draft, unless what is shown has changed meanwhile: then whoever asks looks again. `false`
+    /// where the file's owner cannot be recreated.
     fn copy_for(
         &self,
         editor: &Editor<D>,
@@ -122,8 +132,15 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         keep: u64,
     ) -> io::Result<bool> {
         let edit = &editor.edit;
-        let Some((file, name)) = self.stage_like(place, &edit.path, stat, stat.mode)? else {
-            return Ok(false);
+        let staged = self.stage_like(place, &edit.path, stat, stat.mode);
+        let (file, name) = match staged {
+            Ok(Some(staged)) => staged,
+            Ok(None) => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::StaleNetworkFileHandle => {
+                edit.state().note_outdated();
+                return Ok(true);
+            }
+            Err(error) => return Err(error),
         };
         let (version, made_from, opener) = {
             let mut state = edit.state();
@@ -134,6 +151,12 @@ impl<D: Disk, P: Processes> Engine<D, P> {
                 opener.unwrap_or_else(Opener::unknown),
             )
         };
+        if made_from != stat.id {
+            // It looks like one file and would hold what is in another.
+            self.drop_staged(place, &name);
+            edit.state().note_outdated();
+            return Ok(true);
+        }
         // What the disk has left for the user who writes counts, not what it has for this process.
         let copied = self.for_user(&opener.who, || {
             self.disk.copy_content(version.file(), &file, keep)
@@ -161,22 +184,33 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     }
 
     /// What is shown is what is written from now on, unless it was replaced or lost its name meanwhile.
-    fn write_in_place(&self, edit: &Edit<D>) -> io::Result<()> {
+    fn write_in_place(&self, editor: &Editor<D>) -> io::Result<()> {
+        let edit = &editor.edit;
         let mut reopened = None;
         if !edit.state().writable {
             let place = edit.place();
-            let file = self.disk.open(&place.dir, place.name(), true)?;
+            let opener = edit
+                .state()
+                .record(editor.id)
+                .map(|record| record.opener.who.clone());
+            let who = opener.unwrap_or(Credentials::new(self.settings.uid, self.settings.uid));
+            let open = || self.disk.open(&place.dir, place.name(), true);
+            let file = self.for_user(&who, open)?;
             let id = self.disk.stat_file(&file)?.id;
             reopened = Some((file, id));
         }
         let mut state = edit.state();
-        if state.mode == Mode::Shared && !state.outdated {
-            if let Some((file, id)) = reopened {
+        if state.mode != Mode::Shared || state.outdated {
+            return Ok(());
+        }
+        match reopened {
+            Some((_, id)) if id != state.version_id => state.note_outdated(),
+            Some((file, _)) => {
                 state.version = Content::Version(Arc::new(file));
-                state.version_id = id;
                 state.writable = true;
+                state.mode = Mode::InPlace;
             }
-            state.mode = Mode::InPlace;
+            None => state.mode = Mode::InPlace,
         }
         Ok(())
     }
@@ -197,7 +231,8 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     ///
     /// # Errors
     /// Those of opening the file for that.
-    pub fn range_locked(&self, edit: &Edit<D>) -> io::Result<bool> {
+    pub fn range_locked(&self, editor: &Editor<D>) -> io::Result<bool> {
+        let edit = &editor.edit;
         let _one_at_a_time = unpoisoned(&edit.copying);
         {
             let state = edit.state();
@@ -209,7 +244,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             }
         }
         self.catch_up(edit)?;
-        self.write_in_place(edit)?;
+        self.write_in_place(editor)?;
         Ok(edit.is_in_place())
     }
 }

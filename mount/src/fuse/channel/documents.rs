@@ -488,7 +488,7 @@ impl Fs {
         let filled = self.fill_as(asker, bytes.len(), || draft.file.write_all_at(bytes, 0));
         let sealed = filled.and_then(|()| {
             self.engine.wrote(draft, bytes.len() as u64);
-            self.engine.seal(draft)?;
+            self.engine.seal(draft, &draft.place)?;
             // As late as can be: who may replace one file may not therefore replace another.
             let same = match old {
                 Some(old) => is_at(target, old)?,
