@@ -308,13 +308,14 @@ impl Fs {
             return Err(error);
         }
         let writer = self.engine.attach(draft, caller, promised);
-        if access(flags).truncate && draft.is_written() {
-            if let Err(error) = self.engine.cut(draft, 0) {
-                if self.engine.detach(&writer) {
-                    self.settle_in_turn(draft.clone(), None);
-                }
-                return Err(error);
+        if access(flags).truncate
+            && draft.is_written()
+            && let Err(error) = self.engine.cut(draft, 0)
+        {
+            if self.engine.detach(&writer) {
+                self.settle_in_turn(draft.clone(), None);
             }
+            return Err(error);
         }
         let handle = self.add_handle(caller, node, Target::Writer(writer), flags);
         let flags = if direct {
