@@ -39,6 +39,7 @@ mod rights;
 mod scale;
 mod semantics;
 mod shares;
+mod strangers;
 mod swaps;
 mod traps;
 mod turns;
