@@ -28,6 +28,7 @@ mod drafts;
 mod edits;
 mod extremes;
 mod fs;
+mod full_disk;
 mod images;
 mod kill;
 mod locks;
