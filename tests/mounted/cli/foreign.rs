@@ -4,6 +4,7 @@ use std::os::unix::fs::{MetadataExt, lchown};
 use std::os::unix::net::UnixListener;
 
 use super::site::*;
+use crate::skipped::has_root;
 
 const STRANGER: u32 = 1234;
 
@@ -292,7 +293,7 @@ fn the_salvage_of_another_user_is_named_as_such() {
     let Some(site) = Site::new(Who::User) else {
         return;
     };
-    if !is_root() {
+    if !has_root() {
         return;
     }
     make_dir(&site, "data/.polystore", 0o700);
@@ -309,7 +310,7 @@ fn the_salvage_of_another_user_is_named_as_such() {
 #[test]
 fn a_foreign_staging_directory_is_not_used() {
     for site in Site::both() {
-        if !is_root() {
+        if !has_root() {
             return;
         }
         let own = fs::metadata(site.path("data")).unwrap().uid();
