@@ -94,3 +94,7 @@ pub enum Durability {
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct ReadmeExamples;
+
+#[cfg(all(test, unix))]
+#[path = "../tests/support/skipped.rs"]
+mod skipped;

@@ -4,6 +4,9 @@
 #[cfg(unix)]
 #[path = "../support/sim_disk.rs"]
 mod sim_disk;
+#[cfg(target_os = "linux")]
+#[path = "../support/skipped.rs"]
+mod skipped;
 
 mod atomic;
 mod contention;

@@ -15,6 +15,7 @@ use polystore::{
 };
 
 use crate::scratch::{CHILD_PATH, Scratch, child, child_path, chmod, is_root, read};
+use crate::skipped::has_root;
 
 /// Runs a child as a user who owns nothing, or as whoever runs the tests, if that is not root.
 fn as_somebody(test: &str, path: &Path) {
@@ -53,7 +54,7 @@ fn child_writes() {
 /// neither his group nor anybody who runs it gets what they had not.
 #[test]
 fn what_cannot_be_kept_is_given_to_nobody() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let scratch = Scratch::new();
@@ -203,7 +204,7 @@ fn a_lock_file_has_the_acl_of_its_document_as_far_as_it_writes() {
 /// As with fs.protected_symlinks, whatever that is set to.
 #[test]
 fn links_of_others_in_sticky_directories_are_not_followed() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let scratch = Scratch::new();
@@ -236,7 +237,7 @@ fn links_of_others_in_sticky_directories_are_not_followed() {
 
 #[test]
 fn the_lock_file_of_a_stranger_does_not_count() {
-    if !is_root() {
+    if !has_root() {
         return;
     }
     let scratch = Scratch::new();

@@ -10,12 +10,14 @@
 //! - `POLYSTORE_TEST_ROUNDS`, `POLYSTORE_TEST_KILLS`, `POLYSTORE_TEST_MOUNT_KILLS`: how
 //!   long the repeating scenarios go on.
 //! - `POLYSTORE_TEST_DIR`: where the directories of the tests are made (default: `/tmp`).
-//! - `POLYSTORE_TEST_STRICT=1`: a scenario that cannot run here (no root, no loop
-//!   device) fails instead of saying so.
+//! - `POLYSTORE_TEST_SKIPPED`, `POLYSTORE_TEST_STRICT=1`: what becomes of scenarios that cannot
+//!   run here (no root, no loop device), see [`skipped`].
 
 #![cfg(target_os = "linux")]
 
 mod harness;
+#[path = "../support/skipped.rs"]
+mod skipped;
 
 mod acls;
 mod attributes;
@@ -27,6 +29,7 @@ mod edits;
 mod extremes;
 mod freezes;
 mod fs;
+mod full_disk;
 mod images;
 mod kill;
 mod locks;
@@ -37,6 +40,7 @@ mod rights;
 mod scale;
 mod semantics;
 mod shares;
+mod strangers;
 mod swaps;
 mod traps;
 mod turns;

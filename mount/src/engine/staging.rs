@@ -115,7 +115,7 @@ pub fn is_foreign(error: &io::Error) -> bool {
 /// [`Foreign`], and those of the disk.
 pub fn ensure_dir<D: Disk>(disk: &D, dir: &D::Dir, name: &OsStr, owner: u32) -> io::Result<D::Dir> {
     match disk.make_dir(dir, name, 0o700) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
         _ => open_own(disk, dir, name, owner),
     }
 }

@@ -228,12 +228,9 @@ fn refuse_directory_name(path: &OsStr) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::skipped::has_root;
     use std::fs;
     use std::os::unix::fs::{PermissionsExt, lchown, symlink};
-
-    fn is_root() -> bool {
-        rustix::process::geteuid().is_root()
-    }
 
     #[test]
     fn links_are_followed_to_their_end() {
@@ -284,7 +281,7 @@ mod tests {
     /// At the end of the path and in the middle of it, whatever fs.protected_symlinks says.
     #[test]
     fn foreign_links_in_sticky_directories_are_not_followed() {
-        if !is_root() {
+        if !has_root() {
             return;
         }
         let directory = tempfile::tempdir().unwrap();

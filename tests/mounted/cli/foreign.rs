@@ -4,6 +4,7 @@ use std::os::unix::fs::{MetadataExt, lchown};
 use std::os::unix::net::UnixListener;
 
 use super::site::*;
+use crate::skipped::has_root;
 
 const STRANGER: u32 = 1234;
 
@@ -292,7 +293,7 @@ fn the_salvage_of_another_user_is_named_as_such() {
     let Some(site) = Site::new(Who::User) else {
         return;
     };
-    if !is_root() {
+    if !has_root() {
         return;
     }
     make_dir(&site, "data/.polystore", 0o700);
@@ -303,4 +304,93 @@ fn the_salvage_of_another_user_is_named_as_such() {
             "{said}"
         );
     }
+}
+
+/// `.polystore` that somebody else made beforehand.
+#[test]
+fn a_foreign_staging_directory_is_not_used() {
+    for site in Site::both() {
+        if !has_root() {
+            return;
+        }
+        let own = fs::metadata(site.path("data")).unwrap().uid();
+        let staging = site.path("data/.polystore");
+        for (owner, mode, advice) in [
+            (STRANGER, 0o700, "mount as user 1234"),
+            (own, 0o755, "give it mode 0700"),
+            (own, 0o770, "give it mode 0700"),
+        ] {
+            make_dir(&site, "data/.polystore", mode);
+            chown(&staging, Some(owner), Some(owner)).unwrap();
+            let said = site.refuse(&["mount", "-d", "data", "safe"]);
+            assert!(
+                said.contains("data: ") && said.contains(".polystore"),
+                "{said}"
+            );
+            assert!(
+                said.contains(&format!("{mode:04o}")) && said.contains(advice),
+                "{said}"
+            );
+            assert!(!is_mounted(&site.path("safe")));
+            site.succeed(&["mount", "-d", "--read-only", "data", "safe"]);
+            site.succeed(&["unmount", "safe"]);
+            fs::remove_dir(&staging).unwrap();
+        }
+        make_dir(&site, "elsewhere", 0o700);
+        site.give(&site.path("elsewhere"));
+        symlink("../elsewhere", &staging).unwrap();
+        let said = site.refuse(&["mount", "-d", "data", "safe"]);
+        assert!(said.contains(".polystore is not a directory"), "{said}");
+        assert_eq!(names(&site, "elsewhere"), [""; 0]);
+    }
+}
+
+/// Names may hold line ends and what moves the cursor.
+#[test]
+fn no_name_can_forge_a_line_of_the_log() {
+    let Some(site) = Site::new(Who::Root) else {
+        return;
+    };
+    let name = "x\n2026 [error] forged \u{1b}[2J";
+    let data = site.path(name);
+    fs::create_dir(&data).unwrap();
+    let session = data.join(".polystore/sessions/dead");
+    fs::create_dir_all(&session).unwrap();
+    for directory in [
+        data.join(".polystore"),
+        data.join(".polystore/sessions"),
+        session.clone(),
+    ] {
+        fs::set_permissions(directory, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    fs::write(session.join("lock"), "").unwrap();
+    fs::write(session.join("1.f"), "draft").unwrap();
+    site.succeed(&[
+        "mount",
+        "-d",
+        name,
+        "safe",
+        "--log",
+        "info",
+        "--log-file",
+        "log",
+    ]);
+    site.succeed(&["unmount", "safe"]);
+    let log = fs::read_to_string(site.path("log")).unwrap();
+    assert!(log.contains("1 unpublished drafts"), "{log}");
+    assert!(
+        !log.contains('\u{1b}') && !log.contains("\n2026 [error]"),
+        "{log}"
+    );
+    // Nor one of the messages.
+    let message = site.refuse(&["mount", name, "safe", "--direct", "[z-a]"]);
+    assert!(
+        message.contains("\\x0a2026 [error] forged \\x1b[2J"),
+        "{message}"
+    );
+    let said = site.refuse(&["mount", "data", "safe", "--log-file", "/dev/null"]);
+    assert!(
+        said.contains("log file /dev/null: is not a regular file"),
+        "{said}"
+    );
 }
