@@ -289,3 +289,33 @@ a.kill(); b.kill()
 "#,
     );
 }
+
+/// A lock file that the mount keeps hidden is not renamed over while it is held: two would have one turn.
+#[test]
+fn a_hidden_lock_file_is_nobodys_to_replace() {
+    in_mount(
+        r#"
+make_dir("sticky", 0o1777)
+make_dir("open", 0o777)
+for directory in ("sticky", "open"):
+    os.chdir(directory)
+    make("v.json", b"{}", 0o666, A, A)
+    a, b, c = user(A), user(B), user(B)
+    a("f = open('v.json', 'r+')")
+    assert os.path.exists(f"{behind()}/v.json.lock") and not os.path.exists("v.json.lock"), "a hidden lock file"
+    b("write('own', '')")
+    for how in ("os.rename('own', 'v.json.lock')", "os.link('own', 'v.json.lock')", "renameat2('own', 'v.json.lock', RENAME_NOREPLACE)", "os.mkdir('v.json.lock')"):
+        equal(answer(b, how) in ("EEXIST", "EPERM", "EACCES"), True, how)
+    c.ask("f = open('v.json', 'r+')")
+    assert c.waits(0.5), "two have the turn"
+    a("f.close()")
+    c.answer()
+    # Free, it is in nobody's way.
+    c("f.close()")
+    equal(answer(a, "write('mine', ''); os.rename('mine', 'v.json.lock')"), None)
+    for peer in (a, b, c):
+        peer.kill()
+    os.chdir("..")
+"#,
+    );
+}

@@ -24,6 +24,7 @@ use super::overtaken::is_overtaken;
 use super::tree::{Reach, content_stat};
 use crate::engine::draft::{Draft, Phase};
 use crate::engine::editing::{Content, Edit};
+use crate::engine::failing;
 use crate::engine::opening::Plan;
 use crate::engine::order::Claim;
 use crate::engine::process::Caller;
@@ -207,8 +208,9 @@ impl Fs {
             && draft.phase() == Phase::Private
         {
             let who = self.credentials(caller);
-            self.set_file_len(&who, &draft.file, len)?;
-            self.engine.wrote(&draft, len);
+            let cut = || self.set_file_len(&who, &draft.file, len);
+            self.engine
+                .change(&draft, (failing::Change::Cut, len), cut)?;
             return Ok(None);
         }
         if let Some(pin) = self

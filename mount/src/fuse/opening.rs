@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use fuser::FopenFlags;
-use polystore::disk::{Disk, Kind, SystemDisk};
+use polystore::disk::{Kind, SystemDisk};
 use rustix::fs::{Mode, OFlags, Statx};
 use rustix::io::Errno;
 
@@ -308,14 +308,14 @@ impl Fs {
             return Err(error);
         }
         let writer = self.engine.attach(draft, caller, promised);
-        if access(flags).truncate && draft.is_written() {
-            if let Err(error) = self.engine.disk.set_len(&draft.file, 0) {
-                if self.engine.detach(&writer) {
-                    self.settle_in_turn(draft.clone(), None);
-                }
-                return Err(error);
+        if access(flags).truncate
+            && draft.is_written()
+            && let Err(error) = self.engine.cut(draft, 0)
+        {
+            if self.engine.detach(&writer) {
+                self.settle_in_turn(draft.clone(), None);
             }
-            draft.note_written(0);
+            return Err(error);
         }
         let handle = self.add_handle(caller, node, Target::Writer(writer), flags);
         let flags = if direct {

@@ -52,30 +52,13 @@ fn for_all_users(script: &'static str) {
 fn an_ordinary_users_mount_does_nothing_for_others() {
     for_all_users(
         r#"
-# fusermount3 asks for the name of the user.
-OWNER = 65534
-CLONE_NEWNS, MS_BIND, MS_REC, MS_PRIVATE = 0x20000, 0x1000, 0x4000, 0x40000
-call("unshare", CLONE_NEWNS)
-call("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
-# The mounts of other tests must be able to end.
-for line in read("/proc/self/mountinfo").decode().splitlines():
-    if " - fuse" in line:
-        libc.umount2(line.split()[4].encode().decode("unicode_escape").encode(), 2)
-write(f"{TMP}/fuse.conf", "user_allow_other\n")
-call("mount", f"{TMP}/fuse.conf".encode(), b"/etc/fuse.conf", None, MS_BIND, None)
-os.chmod(TMP, 0o755)
-data, safe = f"{TMP}/data", f"{TMP}/safe"
-make_dir(data, 0o755, OWNER); make_dir(safe, 0o755, OWNER)
-for name, mode in ((".profile", 0o644), ("secret.json", 0o600), ("open.json", 0o666)):
-    make(f"{data}/{name}", '{"secret": 1}', mode, OWNER)
-make_dir(f"{data}/private", 0o700, OWNER); make(f"{data}/private/x.json", '{"secret": 1}', 0o666, OWNER)
-make_dir(f"{data}/open", 0o777, OWNER)
-def serve(line):
-    become(OWNER)
-    os.execv(os.path.dirname(SAFE) + "/bin/polystore", ["polystore", "mount", "--allow-other", data, safe])
-daemon = Worker(serve)
-try:
-    until(lambda: os.path.ismount(safe))
+from owned import Owned, OWNER
+with Owned() as mounted:
+    data, safe = mounted.data, mounted.safe
+    for name, mode in ((".profile", 0o644), ("secret.json", 0o600), ("open.json", 0o666)):
+        make(f"{data}/{name}", '{"secret": 1}', mode, OWNER)
+    make_dir(f"{data}/private", 0o700, OWNER); make(f"{data}/private/x.json", '{"secret": 1}', 0o666, OWNER)
+    make_dir(f"{data}/open", 0o777, OWNER)
     CONTROL = f"{safe}/.polystore/control.json"
     def owner():
         os.chdir(safe)
@@ -111,9 +94,6 @@ try:
         as_user(uid, lambda: Channel().ask("update", path="secret.json", merge={"by": uid}))
         equal(json.loads(read(f"{data}/secret.json")), {"secret": 1, "by": uid})
     assert not os.path.exists(f"{data}/new.json") and os.listdir(f"{data}/open") == []
-finally:
-    daemon.kill(signal.SIGTERM)
-    until(lambda: not os.path.ismount(safe))
 "#,
     );
 }

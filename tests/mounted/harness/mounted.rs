@@ -15,6 +15,7 @@ use super::setup::{Setup, Who, open_fuse_to_users, we_are_root};
 /// Modules that the Python parts of the scenarios import.
 const MODULES: &[(&str, &str)] = &[
     ("common.py", include_str!("../py/common.py")),
+    ("owned.py", include_str!("../py/owned.py")),
     ("versions.py", include_str!("../py/versions.py")),
     ("tree.py", include_str!("../py/tree.py")),
 ];

@@ -606,7 +606,7 @@ impl Fs {
         bytes: &[u8],
     ) -> io::Result<()> {
         self.engine.promise(draft);
-        let filled = self.fill_as(asker, || draft.file.write_all_at(bytes, 0));
+        let filled = self.fill_as(asker, bytes.len(), || draft.file.write_all_at(bytes, 0));
         let sealed = filled.and_then(|()| {
             self.engine.wrote(draft, bytes.len() as u64);
             self.engine.seal(draft, &draft.place)?;
@@ -651,12 +651,12 @@ impl Fs {
         };
         let written = self
             .reserve(asker, file, bytes.len() as u64)
-            .and_then(|()| self.fill_as(asker, || replace(bytes)));
+            .and_then(|()| self.fill_as(asker, bytes.len(), || replace(bytes)));
         let Err(error) = written else {
             return Ok(());
         };
         // Its blocks are its own, so that this needs no room but where each write takes new ones.
-        if let Err(lost) = self.fill_as(asker, || replace(&old)) {
+        if let Err(lost) = self.fill_as(asker, old.len(), || replace(&old)) {
             let text = format!("left half written by an update, and not restored: {lost}");
             self.engine
                 .ledger
@@ -672,7 +672,7 @@ impl Fs {
         }
         let keep = FallocateFlags::KEEP_SIZE;
         let reserve = || Ok(rustix::fs::fallocate(file, keep, 0, len)?);
-        match self.fill_as(asker, reserve) {
+        match self.fill_as(asker, len as usize, reserve) {
             // Some file systems cannot.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
             other => other,
@@ -681,13 +681,13 @@ impl Fs {
 
     /// Does what takes room on the disk as the user who asked: it is counted as his, and takes set-user-id bits away.
     /// A full disk is tried again without the oldest of salvage.
-    fn fill_as(&self, asker: &Asker, fill: impl Fn() -> io::Result<()>) -> io::Result<()> {
-        loop {
-            match self.engine.as_user(&asker.who, &fill) {
-                Err(error) if error.kind() == io::ErrorKind::StorageFull && self.make_room() => {}
-                other => return other,
-            }
-        }
+    fn fill_as(
+        &self,
+        asker: &Asker,
+        len: usize,
+        fill: impl Fn() -> io::Result<()>,
+    ) -> io::Result<()> {
+        self.with_room(len as u64, || self.engine.as_user(&asker.who, &fill))
     }
 
     /// Publishes `draft` as it is; has to run alone at its slot.
