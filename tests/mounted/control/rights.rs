@@ -260,6 +260,8 @@ def swapping(line):
                 renameat2(f"{place}/x.json", f"{place}/v.json", RENAME_EXCHANGE)
             except FileNotFoundError:
                 pass
+        # Without a pause hardly any update would find its file twice.
+        time.sleep(random.choice((0.0001, 0.003)))
 def updating(line):
     become(A)
     c, done = Channel(), 0
@@ -272,7 +274,7 @@ def updating(line):
                 assert error.errno in (errno.EACCES, errno.EAGAIN, errno.ESRCH, errno.EBUSY), error
                 if error.errno == errno.EBUSY:
                     c.ask("abort")
-    assert done > 20, done
+    assert done > 5, done
 workers = [Worker(swapping), Worker(updating)]
 end, missing, seen = time.time() + 6, 0, 0
 while time.time() < end:
@@ -436,7 +438,7 @@ other.done()
 # A merge patch needs no value of the document, a begin neither.
 assert done["begin"] >= 1 and done["update"] >= 4, done
 equal(json.loads(read("names.json"))["x"], 1)
-assert many > 20 and median < 0.5 and longest < 5, (many, median, longest)
+assert many > 5 and median < 0.5 and longest < 5, (many, median, longest)
 assert peak() - before < 700, (before, peak())
 "#,
     );

@@ -271,7 +271,7 @@ impl Fs {
     /// Reads a request and does what it asks.
     fn take_request(self: &Arc<Self>, asked: Asked) {
         let room = asked.weight();
-        self.with_room(asked.asker.caller.uid, room, move |fs, room| {
+        self.in_room(asked.asker.caller.uid, room, move |fs, room| {
             let request = room.and_then(|room| {
                 let request = parse_request(&asked.text);
                 drop(room);

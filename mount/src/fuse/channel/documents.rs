@@ -247,7 +247,7 @@ impl Fs {
             asked.asker.caller.uid,
             transaction.target.place.slot.clone(),
         );
-        self.with_room(uid, room, move |fs, given| {
+        self.in_room(uid, room, move |fs, given| {
             let given = match given {
                 Ok(given) => given,
                 Err(error) => {
@@ -337,7 +337,7 @@ impl Fs {
             asked.asker.caller.uid,
             transaction.target.place.slot.clone(),
         );
-        self.with_room(uid, room, move |fs, given| {
+        self.in_room(uid, room, move |fs, given| {
             let given = match given {
                 Ok(given) => given,
                 Err(error) => {

@@ -124,7 +124,7 @@ impl Fs {
     /// Goes on with `ready` when there is room for `bytes` of user `uid`: now, or later and in another thread.
     ///
     /// It is told EMSGSIZE if that is more than a user may have.
-    pub fn with_room(
+    pub fn in_room(
         self: &Arc<Self>,
         uid: u32,
         bytes: usize,
