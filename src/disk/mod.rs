@@ -110,6 +110,11 @@ pub trait Disk: Send + Sync + 'static {
     /// The names in `dir`, without `.` and `..`, in no order.
     fn list(&self, dir: &Self::Dir) -> io::Result<Vec<std::ffi::OsString>>;
 
+    /// How many bytes the file system of `dir` has left for this process; `None` if that is not known.
+    fn available(&self, _dir: &Self::Dir) -> Option<u64> {
+        None
+    }
+
     /// What `name` stands for; `None` where there is no such name.
     fn stat(&self, dir: &Self::Dir, name: &OsStr) -> io::Result<Option<Stat>>;
     /// What is known of an open file.
@@ -146,6 +151,11 @@ pub trait Disk: Send + Sync + 'static {
     fn write_at(&self, file: &Self::File, data: &[u8], offset: u64) -> io::Result<usize>;
     /// Cuts or extends the file.
     fn set_len(&self, file: &Self::File, len: u64) -> io::Result<()>;
+    /// Gives back the space that the content of `file` takes. The content is lost; the length may stay, so that
+    /// it is still a file of that length to those who have it mapped.
+    fn drop_content(&self, file: &Self::File) -> io::Result<()> {
+        self.set_len(file, 0)
+    }
     /// Sets owner and group, then the permission bits.
     fn set_ownership(&self, file: &Self::File, owner: Ownership, mode: u32) -> io::Result<()>;
     /// Gives `to` the extended attributes and ACLs of `name`, which must be the file `id` (what cannot be

@@ -100,6 +100,16 @@ impl Disk for SystemDisk {
         Ok(names)
     }
 
+    // The fields have other widths on other systems.
+    #[allow(clippy::unnecessary_cast)]
+    fn available(&self, dir: &Dir) -> Option<u64> {
+        let there = rustix::fs::fstatvfs(dir).ok()?;
+        // Without an inode the blocks are of no use. Some file systems do not count inodes.
+        let usable = there.f_files == 0 || there.f_favail > 0;
+        let blocks = if usable { there.f_bavail as u64 } else { 0 };
+        Some(blocks.saturating_mul(there.f_frsize as u64))
+    }
+
     fn stat(&self, dir: &Dir, name: &OsStr) -> io::Result<Option<Stat>> {
         match rustix::fs::statat(dir, component(name), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(known(&stat))),
@@ -211,6 +221,17 @@ impl Disk for SystemDisk {
 
     fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
         file.set_len(len)
+    }
+
+    #[cfg(target_os = "linux")]
+    fn drop_content(&self, file: &File) -> io::Result<()> {
+        use rustix::fs::FallocateFlags;
+        let len = file.metadata()?.len();
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        if len == 0 || rustix::fs::fallocate(file, hole, 0, len).is_err() {
+            return file.set_len(0);
+        }
+        file.set_len(len) // What is reserved behind the end goes, too.
     }
 
     #[cfg(target_os = "linux")]

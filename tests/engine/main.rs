@@ -14,6 +14,7 @@ mod world;
 
 mod crash;
 mod editing;
+mod failing;
 mod in_place;
 mod kill;
 mod model;

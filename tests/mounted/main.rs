@@ -29,6 +29,7 @@ mod edits;
 mod extremes;
 mod freezes;
 mod fs;
+mod full_disk;
 mod images;
 mod kill;
 mod locks;

@@ -1,6 +1,6 @@
 //! What real programs do that a naive implementation of the promises trips over.
 
-use crate::harness::{mount_only, promise, same};
+use crate::harness::{promise, same};
 
 same!(
     /// A child writes, by name, the file that its parent made and holds open.
@@ -199,10 +199,6 @@ def fill(name):
         equal(error.errno, errno.ENOSPC, "close")
         return True
     return False
-
-def salvaged():
-    command = [os.environ["POLYSTORE"], "salvage", "list", DATA, "--json"]
-    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 "#;
 
 promise!(
@@ -225,28 +221,6 @@ shell = subprocess.run('cat /dev/zero > f', shell=True, stderr=subprocess.PIPE)
 assert shell.returncode != 0 and b'No space' in shell.stderr, shell
 assert read('f') == good, 'the old version'
 equal(sorted(set(os.listdir('.')) - {{'lost+found'}}), ['f', 'small'])
-"
-        ));
-    }
-);
-
-mount_only!(
-    /// What could not be written to its end is kept as far as it went.
-    full_disk_leaves_salvage,
-    Setup::on_image("ext4", 24),
-    |m| {
-        m.py(&format!(
-            "{FULL_DISK}
-write('f', 'old')
-assert fill('f'), 'no error'
-equal(read('f'), b'old')
-deadline = time.monotonic() + 10
-while not (items := salvaged()) and time.monotonic() < deadline:
-    time.sleep(0.01)
-equal([item['path'] for item in items], ['f'])
-assert items[0]['size'] > 10_000_000, items
-write('f', 'new')
-equal(read('f'), b'new', 'there is space for the next')
 "
         ));
     }

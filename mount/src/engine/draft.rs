@@ -18,7 +18,10 @@
 use std::ffi::OsString;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::sync::{
+    Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard,
+    RwLockWriteGuard, TryLockError,
+};
 use std::time::{Duration, Instant};
 
 use polystore::disk::{Disk, FileId};
@@ -68,6 +71,8 @@ pub struct DraftState {
     pub poison: Option<io::ErrorKind>,
     /// That error's number, so that every later call gets the same one.
     pub errno: Option<i32>,
+    /// Whether a close has said so.
+    pub told: bool,
     /// Who opened it to write, besides its opener.
     pub joined: Vec<Process>,
     /// Open handles that may write.
@@ -132,6 +137,9 @@ pub struct Draft<D: Disk> {
     written: AtomicBool,
     dirty: AtomicBool,
     high_water: AtomicU64,
+    spent: AtomicBool,
+    noted: AtomicBool,
+    content: RwLock<()>,
     name: Mutex<StagedName>,
     syncing: Mutex<()>,
     state: Mutex<DraftState>,
@@ -195,6 +203,9 @@ impl<D: Disk> Draft<D> {
             written: AtomicBool::new(false),
             dirty: AtomicBool::new(false),
             high_water: AtomicU64::new(0),
+            spent: AtomicBool::new(false),
+            noted: AtomicBool::new(false),
+            content: RwLock::new(()),
             name: Mutex::new(new.name),
             syncing: Mutex::new(()),
             state: Mutex::new(DraftState {
@@ -202,6 +213,7 @@ impl<D: Disk> Draft<D> {
                 opened: false,
                 poison: None,
                 errno: None,
+                told: false,
                 joined: Vec::new(),
                 writers: 0,
                 promises: 0,
@@ -222,6 +234,16 @@ impl<D: Disk> Draft<D> {
     pub fn state(&self) -> MutexGuard<'_, DraftState> {
         // Fields are set one by one and each is valid by itself: poisoning says nothing.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held while its content is changed, beside others, and while it is published.
+    pub fn changing(&self) -> RwLockReadGuard<'_, ()> {
+        self.content.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Held while nobody else may change its content, nor publish it.
+    pub fn alone(&self) -> RwLockWriteGuard<'_, ()> {
+        self.content.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Held while its content is waited for; at most [`name`](Self::name) is locked meanwhile.
@@ -327,6 +349,44 @@ impl<D: Disk> Draft<D> {
             state.poison = Some(error.kind());
             state.errno = error.raw_os_error();
         }
+    }
+
+    /// Whether there is a note in staging that says what it is.
+    pub fn is_noted(&self) -> bool {
+        self.noted.load(Ordering::Acquire)
+    }
+
+    /// Says that there is.
+    pub fn set_noted(&self) {
+        self.noted.store(true, Ordering::Release);
+    }
+
+    /// Whether its content was dropped because there was no space for it.
+    pub fn is_spent(&self) -> bool {
+        self.spent.load(Ordering::Acquire)
+    }
+
+    /// That nothing is read from what was [dropped](Self::is_spent), nor written to it.
+    ///
+    /// # Errors
+    /// Why it was dropped.
+    pub fn check_unspent(&self) -> io::Result<()> {
+        match self.is_spent() {
+            true => Err(self.poisoned().unwrap_or(io::ErrorKind::StorageFull.into())),
+            false => Ok(()),
+        }
+    }
+
+    /// Says that it is.
+    pub fn set_spent(&self) {
+        self.spent.store(true, Ordering::Release);
+    }
+
+    /// [`poisoned`](Self::poisoned), for a close that is about to say so.
+    pub fn tell(&self) -> Option<io::Error> {
+        let error = self.poisoned()?;
+        self.state().told = true;
+        Some(error)
     }
 
     /// The write error that keeps it from being published.

@@ -11,6 +11,7 @@
 pub mod credentials;
 pub mod draft;
 pub mod editing;
+pub mod failing;
 pub mod ledger;
 pub mod locks;
 pub mod naming;

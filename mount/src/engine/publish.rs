@@ -17,6 +17,7 @@ use polystore::disk::Disk;
 
 use super::Engine;
 use super::draft::{Draft, Phase, StagedName, Writer};
+use super::failing::is_full;
 use super::process::{Caller, Fate, Processes};
 use super::salvage::{Description, Reason};
 use super::slot::Place;
@@ -72,6 +73,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         match session.link(&draft.file, &staged) {
             Ok(()) => {
                 session.describe(&staged, &self.description(draft, Reason::MountDied));
+                draft.set_noted();
                 *name = StagedName::Staging(staged);
             }
             Err(error) => log::debug!("{}: not secured: {error}", draft.path.display()),
@@ -131,7 +133,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     /// The draft's first write error, from now on and for ever; `PermissionDenied` where another file stands
     /// under its name, which who opened it may not replace.
     pub fn seal(&self, draft: &Draft<D>, to: &Place<D>) -> io::Result<()> {
-        if let Some(error) = draft.poisoned() {
+        if let Some(error) = draft.tell() {
             return Err(error);
         }
         if draft.phase() != Phase::Private {
@@ -139,14 +141,12 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         }
         self.judge_replacing(&draft.who, draft.made_from, to)?;
         let sealed = self.make_durable(draft).and_then(|()| {
-            if draft.new_name {
-                Ok(())
-            } else {
-                self.name_staged(draft, to).map(drop)
-            }
+            let name = || self.name_staged(draft, to).map(drop);
+            self.with_room(0, || false, name)
         });
         if let Err(error) = &sealed {
-            draft.poison(error);
+            self.lose(draft, error);
+            draft.tell();
         }
         sealed
     }
@@ -181,7 +181,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             Phase::Orphan { own: false } => self.discard(draft, Some(Reason::NameTaken)),
             Phase::Private if killed => self.discard(draft, Some(Reason::WriterKilled)),
             Phase::Private if draft.poisoned().is_some() => {
-                self.discard(draft, Some(Reason::WriteError))
+                self.discard(draft, self.reason_of_loss(draft))
             }
             Phase::Private if self.is_idle_and_late(draft) => self.discard(draft, None),
             Phase::Private if self.lost_to_exclusive(draft) => {
@@ -223,6 +223,20 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     /// # Errors
     /// `PermissionDenied` where who opened it may not replace what stands there now; else the disk's.
     pub(super) fn publish(&self, draft: &Draft<D>, to: &Place<D>) -> io::Result<()> {
+        let published = {
+            let _not_emptied = draft.changing();
+            self.put_in_place(draft, to)
+        };
+        if published.is_err() {
+            self.spend(draft);
+        }
+        published
+    }
+
+    fn put_in_place(&self, draft: &Draft<D>, to: &Place<D>) -> io::Result<()> {
+        if let Some(error) = draft.poisoned() {
+            return Err(error);
+        }
         self.judge_replacing(&draft.who, draft.made_from, to)?;
         self.make_durable(draft)?;
         self.keep_appended(draft, to);
@@ -235,7 +249,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             match (&staged, from) {
                 (StagedName::Staging(name) | StagedName::Beside(name), Some(from)) => {
                     self.disk.rename(from, name, &to.dir, to.name(), true)?;
-                    self.undescribe(&staged);
+                    if draft.is_noted() {
+                        self.undescribe(&staged);
+                    }
                 }
                 _ => return Err(io::Error::other("a draft lost its name")),
             }
@@ -348,6 +364,21 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         Ok(name.clone())
     }
 
+    /// Why a draft is kept that a failed write has spoilt; `None` if it is not, because it failed for want of
+    /// space. What could not be told to a close is told to the ledger.
+    pub(super) fn reason_of_loss(&self, draft: &Draft<D>) -> Option<Reason> {
+        let error = draft.poisoned();
+        if let Some(error) = error.as_ref().filter(|_| !draft.state().told) {
+            self.ledger.note(
+                &draft.path,
+                draft.who.uid,
+                format_args!("a write failed after its last close: {error}"),
+            );
+        }
+        let kept = !error.is_some_and(|error| is_full(&error));
+        kept.then_some(Reason::WriteError)
+    }
+
     /// Drops a draft; its content goes to salvage where a `reason` is given.
     pub(super) fn discard(&self, draft: &Draft<D>, reason: Option<Reason>) {
         {
@@ -374,16 +405,23 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             draft.path.display(),
             reason.text()
         );
-        let Some(salvage) = self.salvage.as_ref().filter(|_| len > 0) else {
+        let worth = len > 0 && !draft.is_spent();
+        let Some(salvage) = self.salvage.as_ref().filter(|_| worth) else {
             return true;
         };
         let name = draft.name().clone();
         let what = self.description(draft, reason);
-        let kept = match (&name, &self.session) {
-            (StagedName::Staging(name), Some(session)) => salvage.take(session.dir(), name, &what),
-            (StagedName::Beside(name), _) => salvage.take(&draft.place.dir, name, &what),
-            _ => salvage.link(&draft.file, &what),
-        };
+        let kept = self.with_room(
+            0,
+            || false,
+            || match (&name, &self.session) {
+                (StagedName::Staging(name), Some(session)) => {
+                    salvage.take(session.dir(), name, &what)
+                }
+                (StagedName::Beside(name), _) => salvage.take(&draft.place.dir, name, &what),
+                _ => salvage.link(&draft.file, &what),
+            },
+        );
         let kept = match kept {
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
                 salvage.copy(&draft.file, &what)

@@ -388,6 +388,12 @@ impl<D: Disk> Salvage<D> {
         }
     }
 
+    /// How many bytes there are, about.
+    pub fn total(&self) -> u64 {
+        let Some(dir) = self.dir() else { return 0 };
+        self.things(&dir).iter().map(|thing| thing.len).sum()
+    }
+
     /// Drops the oldest thing of the user who has most there, for somebody who needs the space. Whether there was one.
     pub fn make_room(&self) -> bool {
         let _one_at_a_time = unpoisoned(&self.purging);

@@ -22,9 +22,11 @@ use super::leases::{Tried, is_leased};
 use super::opening::access;
 use super::outside::{NUMBER, is_reserved};
 use super::overtaken::is_overtaken;
+use super::redirect::Promised;
 use super::tree::{Reach, content_stat};
 use crate::engine::draft::{Draft, Phase};
 use crate::engine::editing::{Content, Edit};
+use crate::engine::failing;
 use crate::engine::opening::Plan;
 use crate::engine::order::Claim;
 use crate::engine::process::Caller;
@@ -140,13 +142,13 @@ impl Fs {
             return Ok((nodes.attr(stat, node, shown), NOT_REMEMBERED));
         }
         if change.is_nothing() {
-            return self.getattr(caller, node, handle);
+            return self.getattr(node, handle);
         }
         self.apply(caller, &self.reach(node)?, change)?;
         for draft in self.drafts_beside(node) {
             self.apply(caller, &Reach::Open(Content::Draft(draft)), change)?;
         }
-        self.getattr(caller, node, handle)
+        self.getattr(node, handle)
     }
 
     fn apply(&self, caller: Caller, file: &Reach, change: &Change) -> io::Result<()> {
@@ -220,7 +222,7 @@ impl Fs {
     /// truncate(2) by path is an edit in one step: of the edit that is returned, which was promised
     /// to the caller, or it was done in place.
     fn plan_len(
-        &self,
+        self: &Arc<Self>,
         caller: Caller,
         node: u64,
         len: u64,
@@ -229,8 +231,9 @@ impl Fs {
             && draft.phase() == Phase::Private
         {
             let who = self.credentials(caller);
-            self.set_file_len(&who, &draft.file, len)?;
-            self.engine.wrote(&draft, len);
+            let cut = || self.set_file_len(&who, &draft.file, len);
+            self.engine
+                .change(&draft, (failing::Change::Cut, len), cut)?;
             return Ok(None);
         }
         if let Some(pin) = self
@@ -246,13 +249,24 @@ impl Fs {
         let place = self.tree.place_of(node)?;
         let stat = attr::of_name(&*place.dir, place.name())?;
         let writes = OFlags::RDWR;
-        if !self.tree.nodes().is(node, &stat) {
+        let edited = self.tree.edit(node).map(|edit| edit.version());
+        if edited.or(self.tree.nodes().id(node)) != Some(attr::id(&stat)) {
             // The kernel has judged another file.
             self.open_as(caller, &place, OFlags::WRONLY)?;
         }
         match self.plan_existing(caller, node, &place, &stat, access(writes))? {
             Plan::Edit(edit) => {
-                self.engine.promise_edit(&edit);
+                let promised = Promised::Edit(edit.clone());
+                let kept = self.keep_promise(caller, &promised);
+                if !kept {
+                    self.engine.promise_edit(&edit);
+                }
+                let shown = self.tree.nodes().of_edit(&edit) == Some(node);
+                // As with an open for writing: from here on nobody finds the old version under the name.
+                if !kept && !shown && caller.tid != 0 && !self.second_looks.asked_before(caller.tid) {
+                    self.second_looks.asked(caller.tid);
+                    return Err(self.redirect(caller, promised));
+                }
                 return Ok(Some(edit));
             }
             Plan::Draft(draft) => {

@@ -99,7 +99,7 @@ impl Fs {
     fn closing(&self, caller: Caller, handle: &Handle) -> io::Result<bool> {
         if let Some(editor) = handle.editor() {
             let seal = self.engine.closing_edit(editor, caller);
-            return match editor.written().and_then(|draft| draft.poisoned()) {
+            return match editor.written().and_then(|draft| draft.tell()) {
                 Some(error) => Err(error),
                 None => Ok(seal),
             };
@@ -108,7 +108,7 @@ impl Fs {
             return Ok(false);
         };
         let seal = self.engine.closing(writer, caller);
-        match writer.draft.poisoned() {
+        match writer.draft.tell() {
             Some(error) => Err(error),
             None => Ok(seal),
         }
@@ -148,13 +148,17 @@ impl Fs {
     /// The content of `handle`'s file becomes durable.
     pub fn fsync(&self, handle: &Handle, data_only: bool) -> io::Result<()> {
         let content = self.content(handle)?;
+        // The system tells a lost write once.
+        if let Some(error) = content.draft().and_then(|draft| draft.poisoned()) {
+            return Err(error);
+        }
         let synced = if data_only {
             content.file().sync_data()
         } else {
             content.file().sync_all()
         };
         if let (Err(error), Some(draft)) = (&synced, content.draft()) {
-            draft.poison(error);
+            self.engine.lose(draft, error);
         }
         synced
     }

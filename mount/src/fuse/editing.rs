@@ -18,6 +18,7 @@ use super::opening::{Opened, access};
 use super::redirect::Promised;
 use super::tree::content_stat;
 use crate::engine::editing::{Content, Edit, Editor};
+use crate::engine::failing::Change;
 use crate::engine::opening::Access;
 use crate::engine::order::{Claim, Job};
 use crate::engine::process::Caller;
@@ -47,19 +48,28 @@ impl Fs {
             return self.content(handle);
         };
         let mut tried = None;
-        loop {
-            match self.engine.begin_write(editor, keep) {
+        let content = loop {
+            match self.begin_write(editor, keep) {
                 Err(error) if is_leased(&error) && self.leases.sleep(&mut tried) => {}
-                Err(error) if error.kind() == io::ErrorKind::StorageFull && self.make_room() => {}
-                Ok(content) => {
-                    if matches!(content, Content::Version(_)) && editor.edit.is_in_place() {
-                        handle.wrote_in_place.store(true, Ordering::Release);
-                    }
-                    return Ok(content);
-                }
-                Err(error) => return Err(error),
+                other => break other?,
             }
+        };
+        if matches!(content, Content::Version(_)) && editor.edit.is_in_place() {
+            handle.wrote_in_place.store(true, Ordering::Release);
         }
+        Ok(content)
+    }
+
+    fn begin_write(
+        &self,
+        editor: &Editor<SystemDisk>,
+        keep: u64,
+    ) -> io::Result<Content<SystemDisk>> {
+        let copied = match editor.edit.is_ready() {
+            true => 0,
+            false => content_stat(&self.engine.edit_content(&editor.edit))?.stx_size,
+        };
+        self.with_room(copied.min(keep), || self.engine.begin_write(editor, keep))
     }
 
     /// Does in the pool what changes the content of `handle`'s file: of an edit not while its draft
@@ -240,7 +250,10 @@ impl Fs {
             .attach_edit(edit, caller, Access::default(), true);
         let done = self.cut(&editor, caller, len);
         if done.is_err() {
-            // What could not be done changes nothing.
+            // What could not be done changes nothing, and its caller is told.
+            if let Some(draft) = edit.draft() {
+                draft.tell();
+            }
             self.engine.interrupt_edit(&editor);
         }
         if self.engine.detach_edit(&editor) {
@@ -250,13 +263,15 @@ impl Fs {
     }
 
     fn cut(&self, editor: &Editor<SystemDisk>, caller: Caller, len: u64) -> io::Result<()> {
-        let content = self.engine.begin_write(editor, len)?;
+        let content = self.begin_write(editor, len)?;
         let who = self.credentials(caller);
-        self.set_file_len(&who, content.file(), len)?;
-        if let Content::Draft(draft) = &content {
-            self.engine.wrote(draft, len);
-            self.engine.seal(draft, &editor.edit.place())?;
+        let cut = || self.set_file_len(&who, content.file(), len);
+        match &content {
+            Content::Draft(draft) => {
+                self.engine.change(draft, (Change::Cut, len), cut)?;
+                self.engine.seal(draft, &editor.edit.place())
+            }
+            Content::Version(_) => cut(),
         }
-        Ok(())
     }
 }

@@ -258,7 +258,7 @@ impl Filesystem for Adapter {
         let claim = self.0.look(node.0);
         let caller = caller(request);
         self.0.inline(claim, move |fs| {
-            let known = fs.getattr(caller, node.0, handle.map(|handle| handle.0));
+            let known = fs.getattr(node.0, handle.map(|handle| handle.0));
             fs.note_overtaken(caller, known.as_ref().err());
             match known {
                 Ok((attr, ttl)) => reply.attr(&ttl, &attr),

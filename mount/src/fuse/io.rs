@@ -3,27 +3,19 @@
 use std::fs::File;
 use std::io;
 
-use polystore::disk::Disk;
+use polystore::disk::{Disk, SystemDisk};
 use rustix::fs::{FallocateFlags, SeekFrom};
 use rustix::io::ReadWriteFlags;
 
 use super::fs::Fs;
 use super::handles::Handle;
 use crate::engine::editing::Content;
+use crate::engine::failing::Change;
 use crate::engine::process::Caller;
 
 /// How much one COPY_FILE_RANGE request copies at most; programs ask again for the rest. It
 /// keeps a thread busy for a bounded time.
 const COPIED_AT_ONCE: usize = 64 << 20;
-
-/// What it means for a draft that a change of it failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failure {
-    /// Content that the program handed over is not there.
-    LosesContent,
-    /// The draft is as it was.
-    ChangesNothing,
-}
 
 /// How the kernel asks for a write.
 #[derive(Clone, Copy, Debug)]
@@ -34,10 +26,20 @@ pub struct WriteHow {
     pub appends: bool,
 }
 
+/// What a change of content has to do with what is there.
+struct Extent {
+    /// How much of what was there before is wanted.
+    keep: u64,
+    /// Where it ends.
+    end: u64,
+    /// How much space it may need.
+    bytes: u64,
+}
+
 impl Fs {
     /// Reads what is in the page cache, without waiting for the disk. `None` where that is not all.
     pub fn read_cached(&self, handle: &Handle, offset: u64, buffer: &mut [u8]) -> Option<usize> {
-        let content = self.content(handle).ok()?;
+        let content = self.readable(handle).ok()?;
         let file = content.file();
         let wanted = buffer.len();
         let slices = &mut [io::IoSliceMut::new(buffer)];
@@ -49,9 +51,18 @@ impl Fs {
         (offset + read as u64 >= end).then_some(read)
     }
 
+    /// What `handle` reads, unless that was dropped for want of space.
+    fn readable(&self, handle: &Handle) -> io::Result<Content<SystemDisk>> {
+        let content = self.content(handle)?;
+        if let Some(draft) = content.draft() {
+            draft.check_unspent()?;
+        }
+        Ok(content)
+    }
+
     /// Reads until `buffer` is full or the file ends.
     pub fn read(&self, handle: &Handle, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let content = self.content(handle)?;
+        let content = self.readable(handle)?;
         let mut filled = 0;
         while filled < buffer.len() {
             let at = offset + filled as u64;
@@ -82,8 +93,12 @@ impl Fs {
         self.changing(
             user,
             handle,
-            (u64::MAX, end),
-            Failure::LosesContent,
+            Extent {
+                keep: u64::MAX,
+                end,
+                bytes: data.len() as u64,
+            },
+            Change::Write,
             |file| {
                 while written.get() < data.len() {
                     let at = offset + written.get() as u64;
@@ -110,51 +125,39 @@ impl Fs {
         Ok(data.len() as u32)
     }
 
-    /// Changes the content of `handle`'s file by `change`, which may reach to byte `end` and wants
-    /// `keep` bytes of what is there. A failure that loses content poisons a draft; a full disk
-    /// is tried again without the oldest of salvage. Without a `user` it is done for who opened the handle.
+    /// Changes the content of `handle`'s file by `work`. What a failure means for a draft says
+    /// [`failing`](crate::engine::failing); a full disk is tried again without the oldest of salvage. Without a
+    /// `user` it is done for who opened the handle.
     fn changing(
         &self,
         user: Option<Caller>,
         handle: &Handle,
-        (keep, end): (u64, u64),
-        failure: Failure,
-        change: impl Fn(&File) -> io::Result<()>,
+        extent: Extent,
+        change: Change,
+        work: impl Fn(&File) -> io::Result<()>,
     ) -> io::Result<()> {
-        let content = self.content_to_change(handle, keep)?;
+        let content = self.content_to_change(handle, extent.keep)?;
         // As whoever writes: the kernel takes set-user-id bits and capabilities away for it, and
         // counts what the disk has left for him.
         let who = match user {
             Some(user) => handle.credentials_of(user, &self.engine.processes),
             None => handle.user.clone(),
         };
-        let change = || self.engine.for_user(&who, || change(content.file()));
-        let mut done = change();
-        while let Err(error) = &done
-            && failure == Failure::LosesContent
-            && error.kind() == io::ErrorKind::StorageFull
-            && self.make_room()
-        {
-            done = change();
+        let work = || {
+            let as_user = || self.engine.for_user(&who, || work(content.file()));
+            self.with_room(extent.bytes, as_user)
+        };
+        match &content {
+            Content::Draft(draft) => self.engine.change(draft, (change, extent.end), work),
+            Content::Version(_) => work(),
         }
-        if let Content::Draft(draft) = &content {
-            match &done {
-                Ok(()) => self.engine.wrote(draft, end),
-                Err(error) if failure == Failure::LosesContent && is_lost_write(error) => {
-                    draft.note_written(end);
-                    draft.poison(error);
-                    log::warn!("{}: write failed: {error}", draft.path.display());
-                }
-                Err(_) => {}
-            }
-        }
-        done
     }
 
-    /// Gives back space that nobody was promised. Whether there was any.
-    pub fn make_room(&self) -> bool {
-        let salvage = self.engine.salvage.as_ref();
-        self.tree.free_superseded() || salvage.is_some_and(|salvage| salvage.make_room())
+    /// Does `work`, which needs `bytes` of space. A full disk is tried again after what nobody was promised
+    /// has been given back.
+    pub fn with_room<T>(&self, bytes: u64, work: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+        let spare = || self.tree.free_superseded();
+        self.engine.with_room(bytes, spare, work)
     }
 
     /// Reserves, punches or zeroes a range.
@@ -166,23 +169,26 @@ impl Fs {
         mode: i32,
     ) -> io::Result<()> {
         let flags = FallocateFlags::from_bits_retain(mode as u32);
-        let changes_content = !flags.contains(FallocateFlags::KEEP_SIZE)
-            || flags.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE);
-        if !changes_content {
-            let content = self.content(handle)?;
-            // The reserved blocks of the disk are not everybody's.
-            let who = handle.credentials_of(caller, &self.engine.processes);
-            let reserve = || rustix::fs::fallocate(content.file(), flags, offset, len);
-            return self.engine.for_user(&who, || Ok(reserve()?));
-        }
-        let end = offset.saturating_add(len);
-        self.changing(
-            Some(caller),
-            handle,
-            (u64::MAX, end),
-            Failure::ChangesNothing,
-            |file| Ok(rustix::fs::fallocate(file, flags, offset, len)?),
-        )
+        let reserves = flags
+            .difference(FallocateFlags::KEEP_SIZE | FallocateFlags::UNSHARE_RANGE)
+            .is_empty();
+        let keeps_size = flags.contains(FallocateFlags::KEEP_SIZE);
+        let extent = Extent {
+            keep: u64::MAX,
+            end: if keeps_size {
+                0
+            } else {
+                offset.saturating_add(len)
+            },
+            bytes: if reserves { len } else { 0 },
+        };
+        let change = match reserves {
+            true => Change::Reserve,
+            false => Change::Reshape,
+        };
+        self.changing(Some(caller), handle, extent, change, |file| {
+            Ok(rustix::fs::fallocate(file, flags, offset, len)?)
+        })
     }
 
     /// Where data or a hole starts.
@@ -215,11 +221,15 @@ impl Fs {
         self.changing(
             Some(caller),
             to,
-            (u64::MAX, end),
-            Failure::LosesContent,
+            Extent {
+                keep: u64::MAX,
+                end,
+                bytes: len as u64,
+            },
+            Change::Copy,
             |target| {
                 // The same file, perhaps: an edit reads its draft from the first write on.
-                let source = self.content(from)?;
+                let source = self.readable(from)?;
                 let (mut at, mut into) = (from_offset, to_offset);
                 copied.set(rustix::fs::copy_file_range(
                     source.file(),
@@ -239,17 +249,13 @@ impl Fs {
         self.changing(
             Some(caller),
             handle,
-            (len, len),
-            Failure::ChangesNothing,
+            Extent {
+                keep: len,
+                end: len,
+                bytes: 0,
+            },
+            Change::Cut,
             |file| self.engine.disk.set_len(file, len),
         )
     }
-}
-
-/// Whether a failed write means that content was lost, rather than that it was refused as asked.
-fn is_lost_write(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::WriteZero
-    ) || error.raw_os_error() == Some(libc::EIO)
 }

@@ -119,12 +119,7 @@ impl Fs {
     }
 
     /// What is known of `node`, and for how long that may be remembered.
-    pub fn getattr(
-        &self,
-        caller: Caller,
-        node: u64,
-        handle: Option<u64>,
-    ) -> io::Result<(FileAttr, Duration)> {
+    pub fn getattr(&self, node: u64, handle: Option<u64>) -> io::Result<(FileAttr, Duration)> {
         let handle = handle.and_then(|id| self.handles.get(id));
         let content = match (&handle, self.tree.edit(node)) {
             (_, Some(edit)) => Some(self.engine.edit_content(&edit)),
@@ -138,7 +133,7 @@ impl Fs {
             Some(content) => content_stat(&content)?,
             None => match self
                 .tree
-                .stat(node, self.second_looks.asked_before(caller.tid))
+                .stat(node)
             {
                 // fstat(2) comes without its handle: of one that was opened around the cache of a file
                 // which is gone.

@@ -58,6 +58,8 @@ pub struct Node {
     pub edit: Weak<Edit<SystemDisk>>,
     /// A file that reaches it without its name, while handles are open.
     pub pin: Option<Arc<File>>,
+    /// Whether that is a later version, which who reads it was moved to by a lock.
+    pub moved: bool,
     /// How many handles are open.
     pub pins: u32,
     /// Who was told of it just now.
@@ -220,6 +222,7 @@ impl Nodes {
                 draft: Weak::new(),
                 edit: Weak::new(),
                 pin: None,
+                moved: false,
                 pins: 0,
                 told: Told::default(),
                 born,
@@ -257,6 +260,7 @@ impl Nodes {
                 draft: Weak::new(),
                 edit: Arc::downgrade(edit),
                 pin: None,
+                moved: false,
                 pins: 0,
                 told: Told::default(),
                 born: None,

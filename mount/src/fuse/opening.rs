@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use fuser::FopenFlags;
-use polystore::disk::{Disk, Kind, SystemDisk};
+use polystore::disk::{Kind, SystemDisk};
 use rustix::fs::{Mode, OFlags, Statx};
 use rustix::io::Errno;
 
@@ -330,14 +330,14 @@ impl Fs {
             return Err(error);
         }
         let writer = self.engine.attach(draft, caller, promised);
-        if access(flags).truncate && draft.is_written() {
-            if let Err(error) = self.engine.disk.set_len(&draft.file, 0) {
-                if self.engine.detach(&writer) {
-                    self.settle_in_turn(draft.clone(), None);
-                }
-                return Err(error);
+        if access(flags).truncate
+            && draft.is_written()
+            && let Err(error) = self.engine.cut(draft, 0)
+        {
+            if self.engine.detach(&writer) {
+                self.settle_in_turn(draft.clone(), None);
             }
-            draft.note_written(0);
+            return Err(error);
         }
         let handle = self.add_handle(caller, node, Target::Writer(writer), flags);
         let flags = if direct {
@@ -483,7 +483,7 @@ impl Fs {
     }
 
     /// Promises `what` to the thread that opens, and has the kernel look again.
-    fn redirect(self: &Arc<Self>, caller: Caller, what: Promised) -> io::Error {
+    pub fn redirect(self: &Arc<Self>, caller: Caller, what: Promised) -> io::Error {
         if let Some(before) = self.promises.make(caller.tid, what) {
             self.promise_broken(&before);
         }
@@ -554,11 +554,7 @@ impl Fs {
         node: u64,
         flags: OFlags,
     ) -> Option<io::Result<Opened>> {
-        let pin = self.tree.pin(node)?;
-        let stat = attr::of_file(&*pin).ok()?;
-        if stat.stx_nlink == 0 && !self.tree.nodes().is(node, &stat) {
-            return None; // Another's stand-in for the file: see `open_overtaken`.
-        }
+        let pin = self.tree.own_pin(node)?;
         Some(self.opened_again(caller, node, &pin, flags))
     }
 

@@ -74,14 +74,13 @@ impl Fs {
             return Err(io::ErrorKind::NotFound.into());
         }
         let wanted = access(flags);
-        if wanted.read_only
-            && !wanted.truncate
-            && let Some(opened) = self.reopen_superseded(caller, node, flags)
-        {
+        let reads = wanted.read_only && !wanted.truncate;
+        if reads && let Some(opened) = self.reopen_superseded(caller, node, flags) {
             return opened;
         }
-        // The kernel did not look again: /proc/self/fd/N is the file that it was, whatever has its name.
-        if !self.second_looks.has_looked(caller.tid)
+        // What others have open as this node is its content and its length: two files would be mixed there. And
+        // if the kernel did not look again, /proc/self/fd/N is the file that it was, whatever has its name.
+        if (reads || !self.second_looks.has_looked(caller.tid))
             && let Some(opened) = self.reopen_pinned(caller, node, flags)
         {
             return opened;

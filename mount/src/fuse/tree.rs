@@ -220,12 +220,11 @@ impl Tree {
         names.into_iter().rev().collect()
     }
 
-    /// What is known of the file that `node` is; `again` if the kernel has looked its name up twice, and
-    /// would not a third time.
+    /// What is known of the file that `node` is.
     ///
     /// # Errors
     /// ESTALE where it is no longer where it was last seen.
-    pub fn stat(&self, node: u64, again: bool) -> io::Result<Statx> {
+    pub fn stat(&self, node: u64) -> io::Result<Statx> {
         if node == ROOT {
             return attr::of_file(&*self.root);
         }
@@ -244,8 +243,7 @@ impl Tree {
         }
         // Removed or replaced since the kernel looked, which asks before it opens. What has taken the name is
         // no answer: whoever may open that need not be allowed to open this.
-        let kept = self.superseded(node).filter(|_| again);
-        match (kept, named) {
+        match (self.superseded(node), named) {
             (Some(file), _) => attr::of_file(&*file),
             (None, Err(error)) => Err(gone_is_stale(error)),
             (None, Ok(_)) => Err(stale()),
@@ -305,6 +303,18 @@ impl Tree {
         named(&self.place_of(node)?).map_err(gone_is_stale)
     }
 
+    /// A file that reaches `node` and is what its pages are of: its own, or the version that it was moved to.
+    /// Not what somebody has open around its cache.
+    pub fn own_pin(&self, node: u64) -> Option<Arc<File>> {
+        let (pin, moved) = {
+            let nodes = self.nodes();
+            let node = nodes.get(node)?;
+            (node.pin.clone()?, node.moved)
+        };
+        let stat = attr::of_file(&*pin).ok()?;
+        (moved || self.nodes().is(node, &stat)).then_some(pin)
+    }
+
     /// Notes an open handle: `file` reaches its node from now on.
     pub fn pinned(&self, node: u64, file: &Arc<File>) {
         if let Some(node) = self.nodes().get_mut(node) {
@@ -319,6 +329,7 @@ impl Tree {
         let node = nodes.get_mut(node)?;
         node.pins = node.pins.saturating_sub(1);
         if node.pins == 0 {
+            node.moved = false;
             node.pin.take()
         } else {
             None
@@ -329,6 +340,7 @@ impl Tree {
     pub fn moved(&self, node: u64, file: &Arc<File>) {
         if let Some(node) = self.nodes().get_mut(node) {
             node.pin = Some(file.clone());
+            node.moved = true;
         }
     }
 

@@ -114,20 +114,20 @@ impl Game {
             Step::Open(number, name, how) => self.open(self.process(number), name, how)?,
             Step::Write(number) => {
                 if let Some(id) = self.writable(number) {
-                    self.write(id);
+                    self.write(id)?;
                 }
             }
-            Step::FailWrite(number) => {
+            Step::FailWrite(number, full) => {
                 if let Some(id) = self.writable(number) {
-                    self.fail_write(id)?;
+                    self.fail_write(id, full)?;
                 }
             }
             Step::Cut(number) => {
                 if let Some(id) = self.writable(number) {
                     let len = self.half(self.model.file_of(&self.model.opens[&id]));
-                    self.model.truncate(id, len);
+                    let expected = self.model.truncate(id, len);
                     let done = self.world.try_set_len(&self.handles[&id], len as u64);
-                    prop_assert!(done.is_ok());
+                    prop_assert_eq!(done.is_ok(), expected);
                 }
             }
             Step::CutPath(number, name) => self.cut_path(self.process(number), name)?,
@@ -220,6 +220,9 @@ impl Game {
         }
         let opened = self.world.try_open(pid, NAME[name], access(how));
         match (expected, opened) {
+            (Err(Refused::Full), Err(error)) => {
+                prop_assert_eq!(error.kind(), io::ErrorKind::QuotaExceeded);
+            }
             (Err(Refused::Exists), Err(error)) => {
                 prop_assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
             }
@@ -231,21 +234,27 @@ impl Game {
         Ok(())
     }
 
-    fn write(&mut self, id: HandleId) {
+    fn write(&mut self, id: HandleId) -> Outcome {
         self.writes += 1;
         let text = format!("{},", self.writes);
-        self.model.write(id, &text);
-        self.world.write(&self.handles[&id], &text);
+        let expected = self.model.write(id, &text);
+        let done = self.world.try_write(&self.handles[&id], text.as_bytes());
+        prop_assert_eq!(done.is_ok(), expected, "{:?}", done);
+        Ok(())
     }
 
-    fn fail_write(&mut self, id: HandleId) -> Outcome {
-        self.model.fail_write(id);
-        let disk = &self.world.disk;
-        disk.fail_next(Operation::Write, libc::ENOSPC);
+    fn fail_write(&mut self, id: HandleId, full: bool) -> Outcome {
+        if self.model.is_spent(id) {
+            return Ok(()); // The disk is not asked any more.
+        }
+        self.model.fail_write(id, full);
+        // EDQUOT, not ENOSPC: that would be tried again without the oldest of salvage.
+        let code = if full { libc::EDQUOT } else { libc::EIO };
+        self.world.disk.fail_next(Operation::Write, code);
         let done = self.world.try_write(&self.handles[&id], b"x");
         prop_assert_eq!(
             done.err().and_then(|error| error.raw_os_error()),
-            Some(libc::ENOSPC)
+            Some(code)
         );
         Ok(())
     }

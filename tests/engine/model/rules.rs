@@ -170,6 +170,8 @@ pub(super) struct Model {
     pub(super) edits: Vec<Edit>,
     pub(super) opens: BTreeMap<HandleId, Open>,
     pub(super) kept: Vec<Kept>,
+    /// Drafts that were emptied because there was no space for them.
+    pub(super) spent: Vec<Ino>,
     pub(super) processes: BTreeMap<Pid, Process>,
     pub(super) started: u32,
     pub(super) images: u32,

@@ -17,8 +17,8 @@ pub(super) enum Step {
     Kill(usize),
     Open(usize, usize, How),
     Write(usize),
-    /// A write that finds the disk full.
-    FailWrite(usize),
+    /// A write that fails, for want of space or not.
+    FailWrite(usize, bool),
     /// ftruncate(2) to half of what there is.
     Cut(usize),
     /// truncate(2) to half of what there is.
@@ -62,7 +62,7 @@ pub(super) fn step() -> impl Strategy<Value = Step> {
         2 => process().prop_map(Step::Kill),
         16 => (process(), name(), how()).prop_map(|(p, n, how)| Step::Open(p, n, how)),
         12 => handle().prop_map(Step::Write),
-        1 => handle().prop_map(Step::FailWrite),
+        1 => (handle(), any::<bool>()).prop_map(|(h, full)| Step::FailWrite(h, full)),
         2 => handle().prop_map(Step::Cut),
         1 => (process(), name()).prop_map(|(p, n)| Step::CutPath(p, n)),
         10 => handle().prop_map(Step::Close),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use polystore::disk::{Disk, FileId, Stat};
 use polystore_mount::engine::draft::{Phase, Writer};
 use polystore_mount::engine::editing::{Content, Edit, Editor};
+use polystore_mount::engine::failing::Change;
 use polystore_mount::engine::locks::Table;
 use polystore_mount::engine::opening::{Access, Existing, New, Plan};
 use polystore_mount::engine::process::{Process, Processes};
@@ -220,9 +221,14 @@ impl World {
         promised: bool,
     ) -> io::Result<Handle> {
         let writer = self.engine.attach(draft, self.tree.caller(pid), promised);
-        if how.truncate && draft.is_written() {
-            self.disk.set_len(&draft.file, 0)?;
-            draft.note_written(0);
+        if how.truncate
+            && draft.is_written()
+            && let Err(error) = self.engine.cut(draft, 0)
+        {
+            if self.engine.detach(&writer) {
+                self.engine.settle(draft);
+            }
+            return Err(error);
         }
         let slot = draft.place.slot.clone();
         let target = Target::Draft(writer);
@@ -259,20 +265,40 @@ impl World {
 
     /// Writes behind what is there.
     pub fn try_write(&self, handle: &Handle, data: &[u8]) -> io::Result<()> {
+        let bytes = data.len() as u64;
+        self.try_change(handle, (Change::Write, bytes), |file| {
+            let offset = self.disk.stat_file(file)?.len;
+            write_all(&self.disk, file, data, offset)
+        })
+    }
+
+    /// Changes what `handle` has open by `work`, `bytes` behind what is there.
+    pub fn try_change(
+        &self,
+        handle: &Handle,
+        (change, bytes): (Change, u64),
+        work: impl Fn(&SimFile) -> io::Result<()>,
+    ) -> io::Result<()> {
         let content = self.content_to_change(handle, u64::MAX)?;
-        let offset = self.disk.stat_file(content.file())?.len;
-        let done = write_all(&self.disk, content.file(), data, offset);
-        if let Content::Draft(draft) = &content {
-            let end = offset + data.len() as u64;
-            match &done {
-                Ok(()) => self.engine.wrote(draft, end),
-                Err(error) => {
-                    draft.note_written(end);
-                    draft.poison(error);
-                }
-            }
+        let end = self.disk.stat_file(content.file())?.len + bytes;
+        let work = || {
+            let work = || work(content.file());
+            self.engine.with_room(0, || false, work)
+        };
+        match &content {
+            Content::Draft(draft) => self.engine.change(draft, (change, end), work),
+            Content::Version(_) => work(),
         }
-        done
+    }
+
+    /// fsync(2).
+    pub fn try_sync(&self, handle: &Handle) -> io::Result<()> {
+        let content = self.content(handle);
+        let synced = self.disk.sync(content.file());
+        if let (Err(error), Some(draft)) = (&synced, content.draft()) {
+            self.engine.lose(draft, error);
+        }
+        synced
     }
 
     /// ftruncate(2).
@@ -331,7 +357,7 @@ impl World {
             }
         };
         let Some(draft) = draft else { return Ok(()) };
-        match draft.poisoned() {
+        match draft.tell() {
             Some(error) => Err(error),
             None if seal => self.engine.seal(&draft, &draft.place),
             None => Ok(()),

@@ -129,10 +129,9 @@ impl World {
     }
 
     pub(super) fn cut(&self, content: &Content<SimDisk>, len: u64) -> io::Result<()> {
-        self.disk.set_len(content.file(), len)?;
-        if let Content::Draft(draft) = content {
-            self.engine.wrote(draft, len);
+        match content {
+            Content::Draft(draft) => self.engine.cut(draft, len),
+            Content::Version(file) => self.disk.set_len(file, len),
         }
-        Ok(())
     }
 }

@@ -142,7 +142,7 @@ impl Disk for SimDisk {
     ) -> io::Result<()> {
         let mut shared = self.begin(Operation::Rename)?;
         let (inode, kind) = shared.existing(from_dir.inode, from)?;
-        if !replace {
+        if !replace || shared.lookup(to_dir.inode, to)?.is_none() {
             shared.free(to_dir.inode, to)?;
         }
         if let Some(replaced) = shared.lookup(to_dir.inode, to)? {

@@ -106,7 +106,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         let dropped = match mode {
             Mode::Orphan { own: true } => None,
             Mode::Orphan { own: false } => Some(Reason::NameTaken),
-            _ if draft.poisoned().is_some() => Some(Reason::WriteError),
+            _ if draft.poisoned().is_some() => self.reason_of_loss(&draft),
             _ if !finished => Some(Reason::WriterKilled),
             _ => match self.publish_edit(edit) {
                 Ok(_) => return false,

@@ -223,9 +223,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         let Some(draft) = edit.draft() else {
             return Ok(false);
         };
-        self.disk.set_len(&draft.file, len)?;
-        self.wrote(&draft, len);
-        Ok(true)
+        self.cut(&draft, len).map(|()| true)
     }
 
     /// A range was locked through a handle of `edit`: the program runs its own protocol, and

@@ -39,6 +39,8 @@ pub(super) enum Plan {
 pub(in super::super) enum Refused {
     Exists,
     Missing,
+    /// What was to be truncated was emptied for want of space.
+    Full,
 }
 
 impl Model {
@@ -55,7 +57,11 @@ impl Model {
         };
         let handle = self.add_open(pid, name, target, how);
         if how == How::Rewrite && matches!(target, Target::Edit(_)) {
-            self.truncate(handle, 0); // That is a write like any other.
+            // That is a write like any other.
+            if !self.truncate(handle, 0) {
+                self.release(handle);
+                return Err(Refused::Full);
+            }
         }
         Ok(handle)
     }
@@ -83,6 +89,10 @@ impl Model {
         };
         Ok(match plan {
             Plan::InPlace => self.in_place(name, how),
+            Plan::Join(id) if how == How::Rewrite && self.spent.contains(&self.drafts[id].ino) => {
+                self.drafts[id].joined.push(pid);
+                return Err(Refused::Full);
+            }
             Plan::Join(id) => self.join(pid, id, how),
             Plan::Rewrite => self.new_draft(pid, name, how),
             Plan::Edit(Some(id)) => Target::Edit(id),

@@ -1,27 +1,35 @@
 //! Writes and truncations.
 
 use super::opening::Plan;
-use super::{EditDraft, HandleId, How, Ino, Mode, Model, Target, View};
+use super::{EditDraft, HandleId, How, Ino, Mode, Model, State, Target, View};
 use crate::processes::Pid;
 
 impl Model {
-    /// `text` is written behind what is there.
-    pub(in super::super) fn write(&mut self, handle: HandleId, text: &str) {
+    /// `text` is written behind what is there. Whether that can be: not where space was wanting once.
+    pub(in super::super) fn write(&mut self, handle: HandleId, text: &str) -> bool {
         let ino = self.begin_write(handle, usize::MAX);
+        if self.spent.contains(&ino) {
+            return false;
+        }
         self.files[ino].push_str(text);
+        true
     }
 
     /// ftruncate(2).
-    pub(in super::super) fn truncate(&mut self, handle: HandleId, len: usize) {
+    pub(in super::super) fn truncate(&mut self, handle: HandleId, len: usize) -> bool {
         let ino = self.begin_write(handle, len);
-        self.set_len(ino, len);
+        self.set_len(ino, len)
     }
 
     /// Cuts a file, or extends it with zeros.
-    fn set_len(&mut self, ino: Ino, len: usize) {
+    fn set_len(&mut self, ino: Ino, len: usize) -> bool {
+        if self.spent.contains(&ino) {
+            return false;
+        }
         let content = &mut self.files[ino];
         content.truncate(len);
         content.extend(std::iter::repeat_n('\0', len - content.len()));
+        true
     }
 
     /// Where a handle writes. Of an edit that nobody has written yet a copy is made first, whose
@@ -88,22 +96,34 @@ impl Model {
             && !self.files[current].is_empty()
     }
 
-    /// A write through `handle` fails on the full disk: what it wrote to is not whole any more,
-    /// and will not be published. A copy that fails has changed nothing.
-    pub(in super::super) fn fail_write(&mut self, handle: HandleId) {
+    /// A write through `handle` fails: what it wrote to is not whole any more, and will not be
+    /// published. If it failed for want of space nothing of it stays. A copy that fails has changed nothing.
+    pub(in super::super) fn fail_write(&mut self, handle: HandleId, full: bool) {
         if self.copies_at_write(handle) {
             return;
         }
-        self.begin_write(handle, usize::MAX);
-        match self.opens[&handle].target {
-            Target::Draft(id) => self.drafts[id].poisoned = true,
-            Target::Edit(id) => {
-                if let Some(draft) = &mut self.edits[id].draft {
-                    draft.poisoned = true;
-                }
+        let ino = self.begin_write(handle, usize::MAX);
+        let lost = match self.opens[&handle].target {
+            Target::Draft(id) if self.drafts[id].state != State::Published => {
+                let first = !std::mem::replace(&mut self.drafts[id].poisoned, true);
+                Some(first)
             }
-            Target::Reader(_) | Target::Version(_) => {}
+            Target::Edit(id) => {
+                let draft = self.edits[id].draft.as_mut();
+                draft.map(|draft| !std::mem::replace(&mut draft.poisoned, true))
+            }
+            _ => None,
+        };
+        // The first failure counts.
+        if lost == Some(true) && full {
+            self.spent.push(ino);
+            self.files[ino].clear();
         }
+    }
+
+    /// Whether nothing can be written through `handle` any more.
+    pub(in super::super) fn is_spent(&self, handle: HandleId) -> bool {
+        self.spent.contains(&self.file_of(&self.opens[&handle]))
     }
 
     /// truncate(2): of a draft that the caller sees; of what is being edited, which is left to those
@@ -112,8 +132,7 @@ impl Model {
         let seen = self.view(pid, name);
         let Some(current) = self.names[name].filter(|_| !matches!(seen, View::Draft(_))) else {
             let View::Draft(id) = seen else { return false };
-            self.cut_draft(id, len);
-            return true;
+            return self.cut_draft(id, len);
         };
         match self.plan(pid, name, How::Edit) {
             Plan::InPlace | Plan::Rewrite => self.set_len(current, len),
@@ -121,16 +140,15 @@ impl Model {
             Plan::Edit(Some(id)) => self.cut_edit(id, name, len),
             Plan::Edit(None) => self.replace_by_cut(name, current, len),
         }
-        true
     }
 
-    fn cut_draft(&mut self, id: usize, len: usize) {
+    fn cut_draft(&mut self, id: usize, len: usize) -> bool {
         self.drafts[id].written = true;
         let ino = self.drafts[id].ino;
-        self.set_len(ino, len);
+        self.set_len(ino, len)
     }
 
-    fn cut_edit(&mut self, id: usize, name: usize, len: usize) {
+    fn cut_edit(&mut self, id: usize, name: usize, len: usize) -> bool {
         let shown = self.shown(id);
         if self.edits[id].mode == Mode::Shared && self.edits[id].draft.is_none() {
             if self.must_write_in_place(shown, id) {
@@ -139,14 +157,15 @@ impl Model {
                 return self.replace_by_cut(name, shown, len);
             }
         }
-        self.set_len(shown, len);
+        self.set_len(shown, len)
     }
 
     /// A cut copy is published at once.
-    fn replace_by_cut(&mut self, name: usize, current: Ino, len: usize) {
+    fn replace_by_cut(&mut self, name: usize, current: Ino, len: usize) -> bool {
         let copy = self.files[current].clone();
         let ino = self.new_file(&copy);
         self.set_len(ino, len);
         self.put(name, ino, false);
+        true
     }
 }
