@@ -7,7 +7,7 @@ use polystore::disk::{Disk, FileId};
 
 use super::Engine;
 use super::draft::{Draft, Phase};
-use super::process::{Caller, Process, Processes};
+use super::process::{Caller, Kin, Process, Processes};
 use super::slot::{Place, SlotKey};
 
 impl<D: Disk, P: Processes> Engine<D, P> {
@@ -200,21 +200,23 @@ impl<D: Disk, P: Processes> Engine<D, P> {
     fn draft_to_move(&self, process: Option<Process>, slot: &SlotKey) -> Option<Arc<Draft<D>>> {
         let process = process?;
         let drafts = self.slots().drafts(slot).to_vec();
+        let kin = Kin::new(&self.processes, process);
         drafts.into_iter().rev().find(|draft| {
             draft.state().writers > 0
                 && if draft.new_name {
-                    self.sees(Some(process), draft)
+                    self.sees(Some(&kin), draft)
                 } else {
-                    self.holds(process, draft)
+                    self.holds(&kin, draft)
                 }
         })
     }
 
     fn seen(&self, process: Option<Process>, slot: &SlotKey) -> Vec<Arc<Draft<D>>> {
         let drafts = self.slots().drafts(slot).to_vec();
+        let kin = self.kin(process);
         drafts
             .into_iter()
-            .filter(|draft| self.sees(process, draft))
+            .filter(|draft| self.sees(kin.as_ref(), draft))
             .collect()
     }
 

@@ -14,7 +14,7 @@ use polystore::disk::{Disk, FileId, Kind, Ownership, Stat};
 use super::credentials::Credentials;
 use super::draft::{Draft, NewDraft, Phase, StagedName, Writer};
 use super::editing::Edit;
-use super::process::{Caller, Image, Moment, Process, Processes, is_or_descends_since};
+use super::process::{Caller, Image, Kin, Moment, Process, Processes};
 use super::slot::{Place, SlotKey};
 use super::{Engine, policy, unpoisoned};
 
@@ -181,6 +181,7 @@ impl<D: Disk, P: Processes> Engine<D, P> {
         let drafts = self.slots().drafts(slot).to_vec();
         let process = process.filter(|_| !access.alone)?;
         let edits = !access.truncate && !access.exclusive && !access.append;
+        let kin = Kin::new(&self.processes, process);
         drafts.into_iter().rev().find(|draft| {
             if draft.phase() != Phase::Private || draft.poisoned().is_some() {
                 return false;
@@ -199,10 +200,9 @@ impl<D: Disk, P: Processes> Engine<D, P> {
                 return true;
             }
             let written_above = draft.is_written()
-                && draft.opener.is_some_and(|opener| {
-                    is_or_descends_since(&self.processes, process, opener, draft.moment)
-                });
-            written_above || self.sees(Some(process), draft)
+                && (draft.opener)
+                    .is_some_and(|opener| kin.is_or_descends_since(opener, draft.moment));
+            written_above || self.sees(Some(&kin), draft)
         })
     }
 

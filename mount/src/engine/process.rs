@@ -4,6 +4,7 @@
 //! them, whether they have exec'd since, whether they were killed. The engine
 //! asks through [`Processes`], so that tests can play any of it.
 
+use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 
 use super::credentials::Credentials;
@@ -124,27 +125,134 @@ pub fn is_or_descends_since<P: Processes + ?Sized>(
     ancestor: Process,
     moment: Moment,
 ) -> bool {
-    if process == ancestor {
-        return true;
-    }
-    let mut current = process;
-    for _ in 0..GENERATIONS {
-        // A parent is older than its child: whoever was there at that moment leads to no child made since.
-        if current.pid <= 1 || !moment.is_before(current) {
-            return false;
+    Kin::new(processes, process).is_or_descends_since(ancestor, moment)
+}
+
+/// A process and its ancestors, each looked at once, however many others it is compared with: they may
+/// be as many as somebody likes.
+pub struct Kin<'a, P: ?Sized> {
+    processes: &'a P,
+    /// The process itself.
+    pub process: Process,
+    /// The parents, as far as they were asked for; the last is `None` where there are no more.
+    parents: RefCell<Vec<Option<Process>>>,
+    image: OnceCell<Option<Image>>,
+}
+
+impl<'a, P: Processes + ?Sized> Kin<'a, P> {
+    /// That of `process`.
+    pub fn new(processes: &'a P, process: Process) -> Kin<'a, P> {
+        Kin {
+            processes,
+            process,
+            parents: RefCell::default(),
+            image: OnceCell::new(),
         }
-        match processes.parent(current.pid) {
-            Some(parent) if parent == ancestor => return true,
-            Some(parent) => current = parent,
-            None => return false,
-        }
     }
-    false
+
+    /// The parent of `child`, which is `generation` steps above the process.
+    fn parent(&self, generation: usize, child: Process) -> Option<Process> {
+        let mut parents = self.parents.borrow_mut();
+        if parents.len() == generation {
+            parents.push(self.processes.parent(child.pid));
+        }
+        parents.get(generation).copied().flatten()
+    }
+
+    /// See [`is_or_descends_since`].
+    pub fn is_or_descends_since(&self, ancestor: Process, moment: Moment) -> bool {
+        if self.process == ancestor {
+            return true;
+        }
+        let mut current = self.process;
+        for generation in 0..GENERATIONS {
+            // A parent is older than its child: whoever was there at that moment leads to no child made since.
+            if current.pid <= 1 || !moment.is_before(current) {
+                return false;
+            }
+            match self.parent(generation, current) {
+                Some(parent) if parent == ancestor => return true,
+                Some(parent) => current = parent,
+                None => return false,
+            }
+        }
+        false
+    }
+
+    /// What the process runs.
+    pub fn image(&self) -> Option<&Image> {
+        let look = || self.processes.image(self.process.pid);
+        self.image.get_or_init(look).as_ref()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Process 10, child of 9, and so on; how often it was asked.
+    #[derive(Default)]
+    struct Line(AtomicUsize);
+
+    fn in_line(pid: u32) -> Process {
+        Process {
+            pid,
+            started: u64::from(pid),
+        }
+    }
+
+    impl Processes for Line {
+        fn now(&self) -> Moment {
+            Moment::default()
+        }
+        fn process_of(&self, tid: u32) -> Option<Process> {
+            Some(in_line(tid))
+        }
+        fn parent(&self, pid: u32) -> Option<Process> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            (pid > 1).then(|| in_line(pid - 1))
+        }
+        fn image(&self, _pid: u32) -> Option<Image> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            None
+        }
+        fn fate(&self, _tid: u32) -> Fate {
+            Fate::Finished
+        }
+        fn alive(&self, _process: Process) -> bool {
+            true
+        }
+        fn signalled(&self, _tid: u32) -> bool {
+            false
+        }
+        fn groups(&self, _tid: u32) -> Vec<u32> {
+            Vec::new()
+        }
+        fn name(&self, _pid: u32) -> Option<String> {
+            None
+        }
+        fn act_as(&self, _who: &Credentials, work: &mut dyn FnMut()) -> std::io::Result<()> {
+            work();
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn kin_are_looked_at_once_however_many_they_are_compared_with() {
+        let processes = Line::default();
+        let kin = Kin::new(&processes, in_line(10));
+        let at = |tick| Moment { tick, last_pid: 0 };
+        for _ in 0..10_000 {
+            assert!(kin.is_or_descends_since(in_line(10), at(10)));
+            assert!(kin.is_or_descends_since(in_line(5), at(5)));
+            assert!(!kin.is_or_descends_since(in_line(5), at(7)), "it was there");
+            assert!(!kin.is_or_descends_since(in_line(77), at(2)), "a stranger");
+            assert!(kin.image().is_none());
+        }
+        let asked = processes.0.load(Ordering::Relaxed);
+        assert!(asked <= 10, "asked {asked} times");
+    }
 
     #[test]
     fn within_a_tick_numbers_tell_who_was_first() {

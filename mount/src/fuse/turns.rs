@@ -28,7 +28,7 @@ use super::proc::has_ended;
 use super::tree::Dir;
 use crate::engine::locks::{Answer, Class, Kind, Locks, Refused, Request, Table, Terms, Wait};
 use crate::engine::policy::{TurnKind, lock_file_of};
-use crate::engine::process::{Caller, Moment, Process, Processes, is_or_descends_since};
+use crate::engine::process::{Caller, Kin, Moment, Process, Processes};
 use crate::engine::slot::SlotKey;
 use crate::shares::Share;
 
@@ -277,6 +277,7 @@ impl Fs {
         let Some((process, _)) = request.terms.holder else {
             return Ok(passable);
         };
+        let kin = Kin::new(&self.engine.processes, process);
         let opens_lock = request.class == Class::Turn && request.terms.own_protocol;
         for held in self.locks.in_the_way(table, request) {
             let Some((holder, moment)) = held.terms.holder else {
@@ -291,7 +292,7 @@ impl Fs {
                 if again {
                     continue; // Another thread takes its turn.
                 }
-            } else if !is_or_descends_since(&self.engine.processes, process, holder, moment) {
+            } else if !kin.is_or_descends_since(holder, moment) {
                 continue;
             }
             passable.push((held.class, held.owner));

@@ -108,18 +108,19 @@ fn abort(entry: &Entry, mountpoint: &Path) -> io::Result<()> {
         Ok(()) | Err(Errno::BUSY) => Ok(()),
         Err(_) => {
             let at = quote::path(mountpoint);
-            let advice = match error.kind() {
+            let why = match error.kind() {
                 io::ErrorKind::NotFound => format!(
-                    "root can make that possible for its owner (mount -t fusectl fusectl {CONNECTIONS}), or end it (umount -f {at})"
+                    "{CONNECTIONS} is not mounted; root can mount it (mount -t fusectl fusectl {CONNECTIONS}), \
+                     or end the connection (umount -f {at})"
                 ),
-                _ => format!("its owner can (echo 1 > {file}), and root (umount -f {at})"),
+                _ => format!(
+                    "{error}; the owner of the mount can (echo 1 > {file}), and root (umount -f {at})"
+                ),
             };
-            Err(io::Error::new(
-                error.kind(),
-                format!(
-                    "its process was killed and hangs, and the connection cannot be ended: {error}: {advice}"
-                ),
-            ))
+            let text = format!(
+                "its process was killed and hangs, and its connection cannot be ended: {why}"
+            );
+            Err(io::Error::new(error.kind(), text))
         }
     }
 }

@@ -38,7 +38,7 @@ use polystore::disk::{Disk, FileId};
 use super::credentials::Credentials;
 use super::draft::Draft;
 use super::opening::{Access, Existing, Opener};
-use super::process::{Caller, Process, Processes, is_or_descends_since};
+use super::process::{Caller, Kin, Moment, Process, Processes};
 use super::slot::{Place, SlotKey};
 use super::{Engine, policy, unpoisoned};
 use crate::shares::Share;
@@ -323,33 +323,34 @@ impl<D: Disk, P: Processes> Engine<D, P> {
             return !access.truncate;
         }
         // Who truncates what it edits itself starts something new; its forks do as it would.
-        !access.truncate || (!edit.is_edited_by(process) && self.sees_edit(process, edit))
+        !access.truncate
+            || (!edit.is_edited_by(process) && self.sees_edit(self.kin(process).as_ref(), edit))
     }
 
-    /// Whether `process` finds the draft of `edit` under its name: who edits it, and the forks made
+    /// Whether the process of `kin` finds the draft of `edit` under its name: who edits it, and the forks made
     /// since, while they have not exec'd.
-    pub(super) fn sees_edit(&self, process: Option<Process>, edit: &Edit<D>) -> bool {
-        let Some(process) = process else { return false };
-        let openers: Vec<Opener> = {
+    pub(super) fn sees_edit(&self, kin: Option<&Kin<'_, P>>, edit: &Edit<D>) -> bool {
+        let Some(kin) = kin else { return false };
+        let openers: Vec<(Process, Moment)> = {
             let state = edit.state();
             if state.draft.is_none() {
                 return false;
             }
-            let openers = state.editors.iter().map(|record| record.opener.clone());
-            openers.collect()
+            let openers = state.editors.iter().map(|record| &record.opener);
+            let known = openers.filter_map(|opener| Some((opener.process?, opener.moment)));
+            known.collect()
         };
-        let close = |opener: &Opener| {
-            opener.process.is_some_and(|ancestor| {
-                is_or_descends_since(&self.processes, process, ancestor, opener.moment)
-            })
-        };
-        let near: Vec<Opener> = openers.into_iter().filter(close).collect();
-        if near.is_empty() {
+        let close = |(process, moment)| kin.is_or_descends_since(process, moment);
+        // All of them, so that nothing has to be looked up while the edit is locked.
+        let near = openers.into_iter().filter(|opener| close(*opener)).count();
+        if near == 0 || kin.image().is_none() {
             return false;
         }
-        let image = self.processes.image(process.pid);
-        near.iter()
-            .any(|opener| opener.image.is_some() && opener.image == image)
+        edit.state().editors.iter().any(|record| {
+            let opener = &record.opener;
+            let process = opener.process.map(|process| (process, opener.moment));
+            kin.image() == opener.image.as_ref() && process.is_some_and(close)
+        })
     }
 
     /// The edit that opens the published file at `place`, made if there is none. `None` where the
