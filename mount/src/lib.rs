@@ -18,3 +18,7 @@ pub mod time;
 
 #[cfg(target_os = "linux")]
 pub use fuse::{MountError, MountOptions, Mounted, mount};
+
+#[cfg(test)]
+#[path = "../../tests/support/skipped.rs"]
+mod skipped;

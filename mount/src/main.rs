@@ -6,6 +6,9 @@ mod locate;
 mod logging;
 mod quote;
 mod run;
+#[cfg(test)]
+#[path = "../../tests/support/skipped.rs"]
+mod skipped;
 
 use std::fmt;
 use std::io::{self, Write};

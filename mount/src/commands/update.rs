@@ -149,11 +149,11 @@ fn update(file: &Path, mut spot: Spot, asked: &Asked) -> Result<Value, ControlEr
 
 fn apply(spot: &Spot, default: Option<&Value>, change: &Change) -> Result<Value, ControlError> {
     let text = read(spot)?;
-    let edited = edit(text.as_deref(), default, change)?;
+    let edited = edit(text, default, change)?;
     if let Some(bytes) = &edited.bytes {
         plain::replace(spot, bytes)?;
     }
-    Ok(edited.value)
+    Ok(edited.value())
 }
 
 /// The content of a document, if there is one.

@@ -36,7 +36,7 @@ pub fn apply(
     let result = match (change, base) {
         (Change::Value(value), _) => value.clone(),
         (Change::Merge(merge), base) => merged(base.cloned().unwrap_or(Value::Null), merge),
-        (Change::Patch(patch), Some(base)) => patch.apply(base)?,
+        (Change::Patch(patch), Some(base)) => patch.apply(base.clone())?,
         (Change::Patch(_), None) => {
             return Err(ControlError::new(Code::NoEntry, "no document to patch"));
         }
@@ -49,7 +49,7 @@ pub fn apply(
 
 /// RFC 7396, with names that are taken away found in one pass: one by one, each would move all
 /// that follow.
-fn merged(target: Value, merge: &Value) -> Value {
+pub(super) fn merged(target: Value, merge: &Value) -> Value {
     let Value::Object(merge) = merge else {
         return merge.clone();
     };

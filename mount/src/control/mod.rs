@@ -46,7 +46,8 @@ pub use path::ControlPath;
 pub use reply::{
     BeginReply, BreakReply, DoneReply, DraftEntry, DraftKind, DraftsReply, Exact, FailureEntry,
     FailuresReply, LockEntry, LockKind, LocksReply, Party, PublishReply, SalvageEntry,
-    SalvageReply, Stats, StatsReply, StatusReply, UpdateReply, error_line, read_reply, reply_line,
+    SalvageReply, Stats, StatsReply, StatusReply, UpdateReply, begin_line, error_line, read_reply,
+    reply_line, update_line,
 };
 pub use request::{Request, parse_request};
 

@@ -124,15 +124,21 @@ impl Patch {
         })
     }
 
+    /// Whether it has operations that make a document more than it and the patch are.
+    pub fn copies(&self) -> bool {
+        let copies = |operation: &Operation| matches!(operation.action, Action::Copy(_));
+        self.operations.iter().any(copies)
+    }
+
     /// What becomes of `document`.
     ///
     /// # Errors
     /// ENOMSG for a `test` that failed, EINVAL for an operation that cannot be done, EMSGSIZE if
     /// the document becomes too large or too deep or the patch is too much work. The message has
     /// the number of the operation, counted from 0, and its path.
-    pub fn apply(&self, document: &Value) -> Result<Value, ControlError> {
+    pub fn apply(&self, document: Value) -> Result<Value, ControlError> {
         let mut work = Work {
-            document: document.clone(),
+            document,
             moves: MAX_MOVES,
             copied: 0,
         };

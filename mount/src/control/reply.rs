@@ -9,7 +9,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::error::{Code, ControlError};
-use super::json::parse;
+use super::json::{parse, push_compact};
 use super::{MAX_DOCUMENT_DEPTH, VERSION};
 
 /// A JSON value of which nothing is lost on the way: numbers keep their digits.
@@ -351,6 +351,47 @@ pub fn reply_line<T: Serialize>(reply: &T) -> Result<Vec<u8>, ControlError> {
         version: VERSION,
         reply,
     })
+}
+
+/// The line that replies to `begin`, of which `value` is the JSON text.
+///
+/// # Errors
+/// Those of [`reply_line`].
+pub fn begin_line(turn: u64, exists: bool, value: &str) -> Result<Vec<u8>, ControlError> {
+    #[derive(Serialize)]
+    struct Begun {
+        turn: u64,
+        exists: bool,
+    }
+    Ok(with_value(reply_line(&Begun { turn, exists })?, value))
+}
+
+/// The line that replies to `update` and `commit`, with the JSON text `value` if it was asked for.
+///
+/// # Errors
+/// Those of [`reply_line`].
+pub fn update_line(turn: u64, changed: bool, value: Option<&str>) -> Result<Vec<u8>, ControlError> {
+    let line = reply_line(&UpdateReply {
+        turn,
+        changed,
+        value: None,
+    })?;
+    Ok(match value {
+        Some(value) => with_value(line, value),
+        None => line,
+    })
+}
+
+/// `line` with a member `value` at its end: the text `value` as it is, but for white space.
+fn with_value(line: Vec<u8>, value: &str) -> Vec<u8> {
+    let head = line.strip_suffix(b"}\n").unwrap_or(&line);
+    let name = b",\"value\":";
+    let mut whole = Vec::with_capacity(head.len() + name.len() + value.len() + 2);
+    whole.extend_from_slice(head);
+    whole.extend_from_slice(name);
+    push_compact(&mut whole, value);
+    whole.extend_from_slice(b"}\n");
+    whole
 }
 
 /// The line that says that the request failed, with its newline.

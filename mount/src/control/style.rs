@@ -186,6 +186,14 @@ pub(super) struct Out {
 }
 
 impl Out {
+    /// One that will be about as long as `bytes`.
+    pub(super) fn with_room_for(bytes: usize) -> Out {
+        Out {
+            text: String::with_capacity(bytes + bytes / 64),
+            full: false,
+        }
+    }
+
     /// Adds `part`.
     pub(super) fn push(&mut self, part: &str) {
         self.full |= self.text.len() + part.len() > MAX_DOCUMENT;

@@ -8,6 +8,7 @@ use super::super::fs::Fs;
 use super::budget::{Budget, Share};
 use super::documents::Transaction;
 use super::requests::Done;
+use crate::control::json::weight;
 use crate::control::{Code, ControlError, Framer, error_line, parse_request};
 use crate::engine::credentials::Credentials;
 use crate::engine::process::{Caller, Processes};
@@ -23,6 +24,8 @@ struct State {
     /// The file offset that the reply's first byte is read from.
     base: Option<u64>,
     transaction: Option<Transaction>,
+    /// Whether the handle is gone.
+    ended: bool,
 }
 
 /// One handle's requests and replies.
@@ -42,6 +45,25 @@ pub struct Asker {
     pub caller: Caller,
     /// As whom, when the request was written.
     pub who: Credentials,
+}
+
+/// A request. While it waits it is text: values of it would take much more.
+pub struct Asked {
+    /// Who wrote it.
+    pub asker: Asker,
+    /// Through which handle.
+    pub conversation: Arc<Conversation>,
+    /// As it was written.
+    pub text: Vec<u8>,
+    /// Who is told what came of it.
+    pub done: Done,
+}
+
+impl Asked {
+    /// How many bytes its values take, and as many again while they are put into a document.
+    pub fn weight(&self) -> usize {
+        2 * weight(&self.text)
+    }
 }
 
 /// What came of a request: the line that replies, or why it failed.
@@ -156,7 +178,22 @@ impl Conversation {
 
     /// Begins, or goes on with, a transaction.
     pub fn keep_transaction(&self, transaction: Transaction) {
-        self.state().transaction = Some(transaction);
+        let mut state = self.state();
+        if !state.ended {
+            state.transaction = Some(transaction);
+            return;
+        }
+        drop(state); // Others may get their turn by the end of this one.
+        drop(transaction);
+    }
+
+    /// The handle is gone: a transaction that it has is aborted, whoever still knows of it.
+    pub fn end(&self) {
+        let mut state = self.state();
+        state.ended = true;
+        let aborted = state.transaction.take();
+        drop(state);
+        drop(aborted);
     }
 }
 
@@ -221,10 +258,29 @@ impl Fs {
         };
         let who = self.engine.processes.credentials(caller);
         let asker = Asker { caller, who };
+        let asked = Asked {
+            asker,
+            conversation,
+            text,
+            done,
+        };
         // The thread that reads requests has no time for long ones.
-        self.aside(move |fs| match parse_request(&text) {
-            Ok(request) => fs.execute(asker, conversation, request, done),
-            Err(error) => done(Err(error)),
+        self.aside(move |fs| fs.take_request(asked));
+    }
+
+    /// Reads a request and does what it asks.
+    fn take_request(self: &Arc<Self>, asked: Asked) {
+        let room = asked.weight();
+        self.in_room(asked.asker.caller.uid, room, move |fs, room| {
+            let request = room.and_then(|room| {
+                let request = parse_request(&asked.text);
+                drop(room);
+                request
+            });
+            match request {
+                Ok(request) => fs.execute(asked, request),
+                Err(error) => (asked.done)(Err(error)),
+            }
         });
     }
 }

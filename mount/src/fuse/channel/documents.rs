@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek};
 use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use polystore::disk::{Kind, SystemDisk};
 use rustix::fs::{AtFlags, FallocateFlags, Mode, OFlags, Statx};
@@ -17,22 +18,32 @@ use super::super::fs::Fs;
 use super::super::opening::masked;
 use super::super::proc::umask_of;
 use super::super::tree::path_of;
-use super::super::turns::Turn;
+use super::super::turns::{Turn, TurnDone};
 use super::budget::Share;
-use super::conversation::{Asker, Conversation};
-use super::requests::{Done, line, no_transaction, wait};
+use super::conversation::{Asked, Asker, Outcome};
+use super::requests::{no_transaction, wait};
 use super::resolve::{Target, is_shared};
 use super::shown::Shown;
-use crate::control::json::parse;
+use crate::control::json::{parse, weight};
 use crate::control::{
-    BeginReply, Change, Code, ControlError, Document, Exact, MAX_DOCUMENT, MAX_DOCUMENT_DEPTH,
-    Request, UpdateReply, edit,
+    Change, Code, ControlError, ControlPath, Document, Edited, MAX_DOCUMENT, MAX_DOCUMENT_DEPTH,
+    Request, begin_line, edit, parse_request, update_line,
 };
 use crate::engine::credentials::Credentials;
 use crate::engine::draft::Draft;
 use crate::engine::locks::Refused;
 use crate::engine::opening::{Access, Existing, New, Plan};
 use crate::engine::order::Claim;
+
+/// How many times its length a document takes at most while it is worked on as text: its own, what is checked
+/// of its names, what becomes of it, what was there before, and the reply.
+const COPIES: usize = 6;
+
+/// What the copies that a patch makes within a document take at most, as values.
+const COPIED: usize = 112 << 20;
+
+/// What everything else takes.
+const SLACK: usize = 16 << 10;
 
 /// How often a document is looked at anew that others replace.
 const MOST_LOOKS: usize = 32;
@@ -46,6 +57,31 @@ pub struct Transaction {
     who: Credentials,
     _share: Share,
     turn: Turn,
+    /// Whether it began with `begin`, and goes on after a request that was wrong.
+    goes_on: bool,
+}
+
+impl Transaction {
+    /// What is asked to be done to the document: the change, what to start from where there is none, and whether
+    /// the new value is to be replied.
+    fn asked_change(&self, asked: &Asked) -> Result<(Change, Option<Value>, bool), ControlError> {
+        match parse_request(&asked.text)? {
+            Request::Update {
+                change,
+                default,
+                returns,
+                ..
+            } => Ok((change, default, returns)),
+            Request::Commit { change, returns } => {
+                let default = self.default.as_deref();
+                let default = default.map(|text| parse(text, MAX_DOCUMENT_DEPTH));
+                let default = default.transpose();
+                let default = default.map_err(|error| ControlError::invalid(error.to_string()))?;
+                Ok((change, default, returns))
+            }
+            _ => Err(ControlError::invalid("it changes nothing")),
+        }
+    }
 }
 
 /// A document that was opened as the user who asked.
@@ -55,12 +91,18 @@ struct Found {
 }
 
 impl Found {
-    /// What it says, up to a byte more than a document may have.
-    fn text(&self) -> io::Result<Vec<u8>> {
-        let mut text = Vec::new();
-        let most = MAX_DOCUMENT as u64 + 1;
-        (&self.file).take(most).read_to_end(&mut text)?;
-        Ok(text)
+    /// How many bytes it has, up to one more than a document may have.
+    fn len(&self) -> usize {
+        let most = MAX_DOCUMENT + 1;
+        usize::try_from(self.stat.stx_size).map_or(most, |len| len.min(most))
+    }
+
+    /// What it says; `None` if it has grown since it was opened.
+    fn text(&self) -> io::Result<Option<Vec<u8>>> {
+        let len = self.len();
+        let mut text = Vec::with_capacity(len + 1);
+        (&self.file).take(len as u64 + 1).read_to_end(&mut text)?;
+        Ok((text.len() <= len || len > MAX_DOCUMENT).then_some(text))
     }
 }
 
@@ -139,42 +181,47 @@ fn refused(target: &Target, why: Refused) -> ControlError {
 }
 
 impl Fs {
-    /// Takes the turn at a document, and goes on with `update` or `begin`.
+    /// Takes the turn at the document `path`, and then changes it, or, if it `begins` a transaction, reads it.
     pub fn begin_document(
         self: &Arc<Self>,
-        asker: Asker,
-        conversation: Arc<Conversation>,
-        request: Request,
-        done: Done,
+        asked: Asked,
+        path: &ControlPath,
+        timeout: Duration,
+        begins: bool,
     ) {
-        let (path, timeout) = match &request {
-            Request::Update { path, timeout, .. } | Request::Begin { path, timeout, .. } => {
-                (path, *timeout)
-            }
-            _ => return done(Err(ControlError::invalid("it has no turn"))),
-        };
-        if matches!(request, Request::Begin { .. }) && conversation.has_transaction() {
+        if begins && asked.conversation.has_transaction() {
             let text = "the handle has a transaction already";
-            return done(Err(ControlError::new(Code::Busy, text)));
+            return (asked.done)(Err(ControlError::new(Code::Busy, text)));
         }
-        let found = self.resolve(&asker.who, path).and_then(|target| {
-            let mode = self.must_be_able_to_write(&asker, &target)?;
+        let found = self.resolve(&asked.asker.who, path).and_then(|target| {
+            let mode = self.must_be_able_to_write(&asked.asker, &target)?;
             Ok((target, mode))
         });
         let (target, mode) = match found {
             Ok(found) => found,
-            Err(error) => return done(Err(error)),
+            Err(error) => return (asked.done)(Err(error)),
         };
         let ask = self.ask_at(&target, Some(mode));
-        self.turn_by_request(
-            asker.caller,
-            &ask,
-            wait(timeout),
-            Box::new(move |fs, turn, _| match turn {
-                Err(why) => done(Err(refused(&target, why))),
-                Ok(turn) => fs.with_turn_at(asker, conversation, request, (target, turn), done),
-            }),
-        );
+        let caller = asked.asker.caller;
+        let taken: TurnDone = Box::new(move |fs, turn, _| {
+            let turn = match turn {
+                Ok(turn) => turn,
+                Err(why) => return (asked.done)(Err(refused(&target, why))),
+            };
+            let transaction = Transaction {
+                target,
+                default: None,
+                who: asked.asker.who.clone(),
+                turn,
+                goes_on: begins,
+                _share: Share::default(),
+            };
+            match begins {
+                true => fs.read_in_turn(asked, transaction, 0),
+                false => fs.change_in_turn(asked, transaction, 0),
+            }
+        });
+        self.turn_by_request(caller, &ask, wait(timeout), taken);
     }
 
     /// Who asks for a turn must be able to use it: others would only be held up. The permission bits that the
@@ -193,114 +240,150 @@ impl Fs {
         Ok(0o666 & !umask_of(asker.caller.tid))
     }
 
-    fn with_turn_at(
-        self: &Arc<Self>,
-        asker: Asker,
-        conversation: Arc<Conversation>,
-        request: Request,
-        (target, turn): (Target, Turn),
-        done: Done,
-    ) {
-        let slot = target.place.slot.clone();
-        match request {
-            Request::Update {
-                change,
-                default,
-                returns,
-                ..
-            } => self.queue(Claim::change(slot), move |fs| {
-                let changed = fs.change_document(&asker, &target, default.as_ref(), &change);
-                fs.engine.ledger.counters.updates.one();
-                let change = changed
-                    .as_ref()
-                    .map_or(Shown::Nothing, |changed| changed.done);
-                let reply = changed.map(|changed| changed.reply(&turn, returns));
-                fs.show_change(&target, change, turn, Box::new(move || done(line(reply))));
-            }),
-            Request::Begin { default, .. } => self.queue(Claim::look(slot), move |fs| {
-                let found = fs.read_document(&asker, &target);
-                let reply = found.map(|found| BeginReply {
-                    turn: turn.number,
-                    exists: found.is_some(),
-                    value: Exact(found.or_else(|| default.clone()).unwrap_or(Value::Null)),
-                });
-                let reply = line(reply).and_then(|line| {
-                    let transaction = fs.transaction(asker, target, default, turn)?;
-                    conversation.keep_transaction(transaction);
-                    Ok(line)
-                });
-                done(reply);
-            }),
-            _ => done(Err(ControlError::invalid("it needs no turn"))),
-        }
+    /// Reads the document in the turn of `transaction`, which goes on after that. `room` is what that was found to
+    /// take, or 0.
+    fn read_in_turn(self: &Arc<Self>, asked: Asked, transaction: Transaction, room: usize) {
+        let (uid, slot) = (
+            asked.asker.caller.uid,
+            transaction.target.place.slot.clone(),
+        );
+        self.in_room(uid, room, move |fs, given| {
+            let given = match given {
+                Ok(given) => given,
+                Err(error) => {
+                    let error = transaction.target.explain(error);
+                    drop(transaction);
+                    return (asked.done)(Err(error));
+                }
+            };
+            fs.queue(Claim::look(slot), move |fs| {
+                match fs.begin(&asked, &transaction, room) {
+                    Err(Lack::Room(more)) => {
+                        drop(given);
+                        fs.read_in_turn(asked, transaction, more);
+                    }
+                    Err(Lack::Other(error)) => {
+                        drop(transaction);
+                        (asked.done)(Err(error));
+                    }
+                    Ok(begun) => {
+                        asked.conversation.keep_transaction(Transaction {
+                            default: begun.default,
+                            _share: begun.share,
+                            ..transaction
+                        });
+                        (asked.done)(Ok(begun.line));
+                        drop(given);
+                    }
+                }
+            });
+        });
     }
 
-    fn transaction(
-        &self,
-        asker: Asker,
-        target: Target,
-        default: Option<Value>,
-        turn: Turn,
-    ) -> Result<Transaction, ControlError> {
+    /// Reads the document for `begin`.
+    fn begin(&self, asked: &Asked, transaction: &Transaction, room: usize) -> Result<Begun, Lack> {
+        let (target, uid) = (&transaction.target, asked.asker.caller.uid);
+        let values = asked.weight() + SLACK;
+        if values > room && room == 0 {
+            // The size of the document is looked at first, so that there is one wait for both.
+            let len = self
+                .open_document(&asked.asker, target)?
+                .map_or(0, |f| f.len());
+            return Err(Lack::Room(values + COPIES * len));
+        }
+        let default = match parse_request(&asked.text)? {
+            Request::Begin { default, .. } => default,
+            _ => return Err(ControlError::invalid("it begins nothing").into()),
+        };
         let default = default.map(|value| serde_json::to_vec(&value)).transpose();
         let default = default.map_err(|error| ControlError::invalid(error.to_string()))?;
+        let text = self.read_document(&asked.asker, target, values, room)?;
+        let document = text.map(|(_, text)| Document::parse(text)).transpose();
+        let document = document.map_err(|error| target.explain(error))?.flatten();
+        let value = match (&document, &default) {
+            (Some(document), _) => document.json(),
+            (None, Some(default)) => std::str::from_utf8(default).unwrap_or("null"),
+            (None, None) => "null",
+        };
+        let line = begin_line(transaction.turn.number, document.is_some(), value)?;
         let len = default.as_ref().map_or(0, Vec::len);
-        let share = self.channel.memory.share(asker.caller.uid, len);
-        let too_many = || ControlError::new(Code::Busy, "too many transactions have begun");
-        Ok(Transaction {
-            target,
+        let memory = &self.channel.memory;
+        let too_many =
+            || ControlError::new(Code::Busy, "too many transactions and replies are kept");
+        // The reply has to fit, too, or there would be a turn that nobody knows of.
+        let reply = memory.share(uid, line.len().saturating_sub(asked.text.len()));
+        let share = memory.share(uid, len);
+        drop(reply.ok_or_else(too_many)?);
+        let share = share.ok_or_else(too_many)?;
+        Ok(Begun {
+            line,
             default,
-            who: asker.who,
-            _share: share.ok_or_else(too_many)?,
-            turn,
+            share,
         })
     }
 
     /// Publishes what a transaction ends with.
-    pub fn commit(
-        self: &Arc<Self>,
-        asker: Asker,
-        conversation: Arc<Conversation>,
-        change: Change,
-        returns: bool,
-        done: Done,
-    ) {
-        let Some(transaction) = conversation.take_transaction() else {
-            return done(Err(no_transaction()));
-        };
-        let slot = transaction.target.place.slot.clone();
-        self.queue(Claim::change(slot), move |fs| {
-            let target = &transaction.target;
-            let default = transaction.default.as_deref();
-            let default = default
-                .map(|text| parse(text, MAX_DOCUMENT_DEPTH))
-                .transpose();
-            let default = default.map_err(|error| ControlError::invalid(error.to_string()));
-            // The thread may be another one of the same user: what counts is who began.
-            let asker = Asker {
-                who: transaction.who.clone(),
-                ..asker
-            };
-            let changed = default
-                .and_then(|default| fs.change_document(&asker, target, default.as_ref(), &change));
-            match changed {
-                Ok(changed) => {
-                    fs.engine.ledger.counters.updates.one();
-                    let change = changed.done;
-                    let reply = changed.reply(&transaction.turn, returns);
-                    let Transaction { target, turn, .. } = transaction;
-                    let reply = Box::new(move || done(line(Ok(reply))));
-                    fs.show_change(&target, change, turn, reply);
-                }
+    pub fn commit(self: &Arc<Self>, asked: Asked) {
+        match asked.conversation.take_transaction() {
+            Some(transaction) => self.change_in_turn(asked, transaction, 0),
+            None => (asked.done)(Err(no_transaction())),
+        }
+    }
+
+    /// Changes the document in the turn of `transaction`, which ends with that. `room` is what that was found to
+    /// take, or 0.
+    fn change_in_turn(self: &Arc<Self>, asked: Asked, transaction: Transaction, room: usize) {
+        let (uid, slot) = (
+            asked.asker.caller.uid,
+            transaction.target.place.slot.clone(),
+        );
+        self.in_room(uid, room, move |fs, given| {
+            let given = match given {
+                Ok(given) => given,
                 Err(error) => {
-                    // What was asked was wrong: it can be asked again.
-                    if matches!(error.code, Code::Invalid | Code::NoMessage) {
-                        conversation.keep_transaction(transaction);
-                    }
-                    done(Err(error));
+                    let error = transaction.target.explain(error);
+                    return fs.end_change(asked, transaction, Err(error));
                 }
-            }
+            };
+            fs.queue(Claim::change(slot), move |fs| {
+                match fs.change_document(&asked, &transaction, room) {
+                    Err(Lack::Room(more)) => {
+                        drop(given);
+                        fs.change_in_turn(asked, transaction, more);
+                    }
+                    Err(Lack::Other(error)) => fs.end_change(asked, transaction, Err(error)),
+                    Ok(changed) => fs.end_change(asked, transaction, Ok(changed)),
+                }
+            });
         });
+    }
+
+    fn end_change(
+        self: &Arc<Self>,
+        asked: Asked,
+        transaction: Transaction,
+        changed: Result<Changed, ControlError>,
+    ) {
+        let Asked {
+            conversation, done, ..
+        } = asked;
+        match changed {
+            Ok(Changed { shown, line }) => {
+                self.engine.ledger.counters.updates.one();
+                let Transaction { target, turn, .. } = transaction;
+                self.show_change(&target, shown, turn, Box::new(move || done(line)));
+            }
+            Err(error) => {
+                // What was asked was wrong: it can be asked again.
+                let goes_on = matches!(error.code, Code::Invalid | Code::NoMessage);
+                match goes_on && transaction.goes_on {
+                    true => conversation.keep_transaction(transaction),
+                    // Its turn ends before the reply: the next request may be for the same document.
+                    false => drop(transaction),
+                }
+                done(Err(error));
+            }
+        }
     }
 
     /// Opens the document at `target` as the user who asked; `None` where there is nothing. What is done after that
@@ -335,54 +418,92 @@ impl Fs {
         }
     }
 
-    fn read_document(&self, asker: &Asker, target: &Target) -> Result<Option<Value>, ControlError> {
-        let Some(found) = self.open_document(asker, target)? else {
-            return Ok(None);
-        };
-        let text = found.text().map_err(|error| target.explain(error))?;
-        let document = Document::parse(&text).map_err(|error| target.explain(error))?;
-        Ok(document.map(|document| document.value().clone()))
+    /// What the document at `target` says, with the file; `None` where there is none. `room` is there for that
+    /// and for what is done with it, of which `taken` is needed for something else.
+    fn read_document(
+        &self,
+        asker: &Asker,
+        target: &Target,
+        taken: usize,
+        room: usize,
+    ) -> Result<Option<(Found, Vec<u8>)>, Lack> {
+        for _ in 0..MOST_LOOKS {
+            let Some(found) = self.open_document(asker, target)? else {
+                return Ok(None);
+            };
+            let needed = taken + COPIES * found.len();
+            if needed > room {
+                return Err(Lack::Room(needed));
+            }
+            if let Some(text) = found.text().map_err(|error| target.explain(error))? {
+                return Ok(Some((found, text)));
+            }
+        }
+        Err(replaced(target).into())
     }
 
-    /// Reads, changes and publishes; has to run alone at the document's slot. What others put in the place of the
-    /// document meanwhile, in the data directory, is looked at anew.
+    /// Reads, changes and publishes; has to run alone at the document's slot, and take no more than `room`. What
+    /// others put in the place of the document meanwhile, in the data directory, is looked at anew.
     fn change_document(
+        self: &Arc<Self>,
+        asked: &Asked,
+        transaction: &Transaction,
+        room: usize,
+    ) -> Result<Changed, Lack> {
+        let target = &transaction.target;
+        // The thread may be another one of the same user: what counts is who began.
+        let asker = &Asker {
+            who: transaction.who.clone(),
+            ..asked.asker
+        };
+        let values = asked.weight() + SLACK + transaction.default.as_deref().map_or(0, weight);
+        if room == 0 {
+            let len = self.open_document(asker, target)?.map_or(0, |f| f.len());
+            return Err(Lack::Room(values + COPIES * len));
+        }
+        let (change, default, returns) = transaction.asked_change(asked)?;
+        for _ in 0..MOST_LOOKS {
+            let found = self.read_document(asker, target, values, room)?;
+            let (found, text) = found.unzip();
+            if let (Change::Patch(patch), Some(text)) = (&change, &text) {
+                let copied = if patch.copies() { COPIED } else { 0 };
+                let needed = values + COPIES * text.len() + weight(text) + copied;
+                if needed > room {
+                    return Err(Lack::Room(needed));
+                }
+            }
+            let edited = edit(text, default.as_ref(), &change);
+            let edited = edited.map_err(|error| target.explain(error))?;
+            let done = self.publish_edited(asker, target, found.as_ref(), &edited);
+            match done {
+                Ok(shown) => {
+                    let value = returns.then(|| edited.json());
+                    let number = transaction.turn.number;
+                    let line = update_line(number, edited.changed(), value);
+                    return Ok(Changed { shown, line });
+                }
+                Err(error) if is_replaced(&error) => {}
+                Err(error) => return Err(target.explain(error).into()),
+            }
+        }
+        Err(replaced(target).into())
+    }
+
+    fn publish_edited(
         self: &Arc<Self>,
         asker: &Asker,
         target: &Target,
-        default: Option<&Value>,
-        change: &Change,
-    ) -> Result<Changed, ControlError> {
-        for _ in 0..MOST_LOOKS {
-            let found = self.open_document(asker, target)?;
-            let text = found.as_ref().map(Found::text).transpose();
-            let text = text.map_err(|error| target.explain(error))?;
-            let edited =
-                edit(text.as_deref(), default, change).map_err(|error| target.explain(error))?;
-            let Some(bytes) = &edited.bytes else {
-                return Ok(Changed {
-                    done: Shown::Nothing,
-                    value: edited.value,
-                });
-            };
-            self.channel.recent.add(&target.place.slot);
-            let done = match &found {
-                Some(found) => self.replace_document(asker, target, found, bytes),
-                None => self.make_document(asker, target, bytes),
-            };
-            match done {
-                Ok(done) => {
-                    return Ok(Changed {
-                        done,
-                        value: edited.value,
-                    });
-                }
-                Err(error) if is_replaced(&error) => {}
-                Err(error) => return Err(target.explain(error)),
-            }
+        found: Option<&Found>,
+        edited: &Edited,
+    ) -> io::Result<Shown> {
+        let Some(bytes) = &edited.bytes else {
+            return Ok(Shown::Nothing);
+        };
+        self.channel.recent.add(&target.place.slot);
+        match found {
+            Some(found) => self.replace_document(asker, target, found, bytes),
+            None => self.make_document(asker, target, bytes),
         }
-        let text = "others replace it all the time";
-        Err(target.explain(ControlError::new(Code::Again, text)))
     }
 
     /// Makes a document where there was none.
@@ -586,18 +707,35 @@ impl Fs {
     }
 }
 
-/// What became of a document.
-struct Changed {
-    done: Shown,
-    value: Value,
+/// The reply to `begin`, and the default of the transaction, which counts as its user's.
+struct Begun {
+    line: Vec<u8>,
+    default: Option<Vec<u8>>,
+    share: Share,
 }
 
-impl Changed {
-    fn reply(self, turn: &Turn, returns: bool) -> UpdateReply {
-        UpdateReply {
-            turn: turn.number,
-            changed: self.done != Shown::Nothing,
-            value: returns.then_some(Exact(self.value)),
-        }
+/// What became of a document.
+struct Changed {
+    shown: Shown,
+    line: Outcome,
+}
+
+/// Why something was not done.
+enum Lack {
+    /// It takes as many bytes of room.
+    Room(usize),
+    Other(ControlError),
+}
+
+impl From<ControlError> for Lack {
+    fn from(error: ControlError) -> Lack {
+        Lack::Other(error)
     }
+}
+
+fn replaced(target: &Target) -> ControlError {
+    target.explain(ControlError::new(
+        Code::Again,
+        "others replace it all the time",
+    ))
 }

@@ -14,6 +14,7 @@ mod report;
 mod requests;
 mod resolve;
 mod shown;
+mod work;
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -33,6 +34,7 @@ use crate::control::{CONTROL_DIR, CONTROL_FILE, STATUS_FILE};
 use crate::engine::process::Caller;
 use budget::Budget;
 use shown::{Later, Recent, Told};
+use work::Work;
 
 pub use conversation::Conversation;
 
@@ -65,6 +67,8 @@ pub struct Channel {
     next: AtomicU64,
     /// What requests and replies take.
     memory: Arc<Budget>,
+    /// Room for what is worked on.
+    work: Work,
     /// How many handles there are.
     places: Arc<Budget>,
     /// What the kernel may remember of names.
@@ -82,6 +86,7 @@ impl Default for Channel {
             handles: Mutex::default(),
             next: AtomicU64::new(1),
             memory: Budget::new(MOST_KEPT),
+            work: Work::default(),
             places: Budget::new(MOST_HANDLES),
             told: Told::default(),
             recent: Recent::default(),
@@ -123,7 +128,8 @@ impl Channel {
     /// Handle `id` was released: a transaction that it has is aborted.
     pub fn release(&self, id: u64) {
         let gone = self.handles().remove(&id);
-        drop(gone); // Outside the lock: others may get their turn by it.
+        // Outside the lock: others may get their turn by it.
+        gone.inspect(|conversation| conversation.end());
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::super::fs::Fs;
-use super::conversation::{Asker, Conversation, Outcome};
+use super::conversation::{Asked, Asker, Outcome};
 use crate::control::{
     BreakReply, Code, ControlError, ControlPath, DoneReply, PublishReply, Request, reply_line,
 };
@@ -42,28 +42,25 @@ impl Fs {
             .ok_or_else(error)
     }
 
-    /// Does what `request` asks; `done` is told what came of it, at once or later.
-    pub fn execute(
-        self: &Arc<Self>,
-        asker: Asker,
-        conversation: Arc<Conversation>,
-        request: Request,
-        done: Done,
-    ) {
+    /// Does what `request` asks, which is what the text of `asked` says; that is told what came of it, at once or
+    /// later.
+    pub fn execute(self: &Arc<Self>, asked: Asked, request: Request) {
         match request {
-            Request::Update { .. } | Request::Begin { .. } => {
-                self.aside(move |fs| fs.begin_document(asker, conversation, request, done));
+            Request::Update { path, timeout, .. } => {
+                self.begin_document(asked, &path, timeout, false);
             }
-            Request::Commit { change, returns } => {
-                self.commit(asker, conversation, change, returns, done);
+            Request::Begin { path, timeout, .. } => {
+                self.begin_document(asked, &path, timeout, true);
             }
+            Request::Commit { .. } => self.commit(asked),
             Request::Abort => {
-                let aborted = conversation.take_transaction().ok_or_else(no_transaction);
-                done(line(aborted.map(|_| DoneReply {})));
+                let aborted = asked.conversation.take_transaction();
+                let aborted = aborted.ok_or_else(no_transaction);
+                (asked.done)(line(aborted.map(|_| DoneReply {})));
             }
-            Request::Publish { path } => self.aside(move |fs| fs.publish_asked(asker, path, done)),
+            Request::Publish { path } => self.publish_asked(asked.asker, path, asked.done),
             Request::Break { path } => {
-                self.aside(move |fs| done(line(fs.break_locks(&asker, &path))));
+                (asked.done)(line(self.break_locks(&asked.asker, &path)));
             }
             Request::Locks
             | Request::Drafts
@@ -71,13 +68,12 @@ impl Fs {
             | Request::Salvage
             | Request::Stats
             | Request::Status => {
-                self.aside(move |fs| {
-                    let allowed = match request {
-                        Request::Salvage => fs.must_own_mount(&asker),
-                        _ => Ok(()),
-                    };
-                    done(allowed.and_then(|()| fs.report(asker.caller, &request)));
-                });
+                let allowed = match request {
+                    Request::Salvage => self.must_own_mount(&asked.asker),
+                    _ => Ok(()),
+                };
+                let reported = allowed.and_then(|()| self.report(asked.asker.caller, &request));
+                (asked.done)(reported);
             }
         }
     }
