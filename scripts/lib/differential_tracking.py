@@ -9,6 +9,7 @@ files are being written by whom, so that operations whose results may differ are
 - what is opened with O_TRUNC is not seen by name until it is written,
 - a hard link of a file that is being edited is one of the published version,
 - what is being made is in no listing,
+- what a process empties with O_TRUNC while it edits it is another version, which the edit replaces,
 - a descriptor that was opened through /proc/self/fd does not see what others of its process write,
 - a lock file that the mount made is its maker's when a program opens it,
 - an O_PATH descriptor does not keep a file that has no name any more: no FUSE server knows of it.
@@ -77,6 +78,12 @@ class Tracking:
         handle = self.handles.get((who, operation.get("slot")))
         if handle and handle.blind and operation["op"] in ("fstat", "fchmod", "fchown", "store"):
             return False
+        if operation.get("flags", 0) & os.O_TRUNC and operation["op"] in ("open", "reopen", "save"):
+            source = self.handles.get((who, operation.get("source")))
+            if source:
+                touched.add(source.ino)
+            if any(h.drafts() and h.ino in touched for h in self.handles.values()):
+                return False
         if operation["op"] == "linkfd":
             handle = self.handles.get((who, operation["slot"]))
             return not (handle and any(h.ino == handle.ino and h.drafts() for h in self.handles.values()))

@@ -432,3 +432,26 @@ for name in ("new", "old"):
 "#);
     }
 );
+
+same!(
+    /// O_TRUNC of who only reads, also of files that are written in place.
+    emptied_by_who_reads,
+    |m| {
+        m.py(r#"
+for name in ("f", "x.log", "t.lock", "c.json"):
+    for reopen in (False, True):
+        write(name, "old")
+        before = os.open(name, os.O_RDONLY)
+        fd = os.open(f"/proc/self/fd/{before}" if reopen else name, os.O_RDONLY | os.O_TRUNC)
+        os.close(before)
+        equal(os.read(fd, 10), b"", name)
+        fails(errno.EBADF, os.write, fd, b"x")
+        os.close(fd)
+        equal(read(name), b"", name)
+os.symlink("x.log", "link")
+write("x.log", "old")
+os.close(os.open("link", os.O_RDONLY | os.O_TRUNC))
+equal(read("x.log"), b"")
+"#);
+    }
+);

@@ -141,6 +141,11 @@ impl Fs {
         how: OFlags,
         open: impl Fn(OFlags) -> Result<OwnedFd, Errno>,
     ) -> io::Result<File> {
+        // O_RDONLY|O_TRUNC asks for the right to write, and only what is open for writing can be cut.
+        let how = match flags.contains(OFlags::TRUNC) && access(flags).read_only {
+            true => how.difference(OFlags::RWMODE) | OFlags::RDWR,
+            false => how,
+        };
         let itself = flags.contains(TO_RUN) || self.engine.is_stranger(who);
         let open = |how| match itself {
             true => Ok(open(how)?),
