@@ -10,6 +10,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use commands::{LockArgs, PublishArgs, PurgeArgs, StatusArgs, UpdateArgs, WriteArgs};
 
+/// How long a mount may be away unless `--watchdog` says otherwise.
+const WATCHDOG_DEFAULT: &str = "120";
+
 /// Bytes of dropped drafts that are kept unless `--salvage` says otherwise.
 const SALVAGE_DEFAULT: &str = "1G";
 
@@ -112,6 +115,12 @@ pub struct MountArgs {
     /// Then open() fails with ETIMEDOUT. Other turn-taking files wait 30 seconds.
     #[arg(long, value_name = "TIME", value_parser = parse_time)]
     pub lock_timeout: Option<Duration>,
+
+    /// How long the mount may answer nobody before it is ended, with an error for all who wait: 90, 2m; 0 for ever
+    ///
+    /// It waits for the disk of DATA where that hangs; the log says so after 10 seconds.
+    #[arg(long, value_name = "TIME", default_value = WATCHDOG_DEFAULT, value_parser = parse_time)]
+    pub watchdog: Duration,
 
     /// How much to keep of what was written but never became a version: 500M, 1G; 0 keeps nothing
     #[arg(long, value_name = "SIZE", default_value = SALVAGE_DEFAULT, value_parser = parse_size)]

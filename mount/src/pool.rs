@@ -1,5 +1,8 @@
 //! Threads that do what may take long, so that the thread that reads requests never does.
 //!
+//! Invariant: whoever leaves a job never does it. A few threads are started with the pool, so that this
+//! holds where no more can be had (a full pids cgroup, RLIMIT_NPROC).
+//!
 //! Each job is done for a user, and each user occupies his share of the threads at most: whoever keeps
 //! threads busy with a slow disk leaves others theirs. What is beyond that waits, and is begun as threads
 //! come free, the users in turn.
@@ -10,6 +13,7 @@
 
 use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -18,6 +22,9 @@ use crate::shares::{NOBODY, Rule, Split};
 
 /// How many jobs can wait for a slow disk at a time before others wait for them.
 pub const MOST_THREADS: usize = 256;
+
+/// How many threads there are from the start.
+const FEWEST_THREADS: usize = 4;
 
 /// How many threads are kept for the mount's own work.
 const OWN_THREADS: usize = 8;
@@ -134,10 +141,14 @@ impl Shared {
 }
 
 impl Pool {
-    /// A pool of `most` threads at most. `owner` runs the mount, and uses it `alone` or with others.
-    pub fn new(most: usize, owner: User, alone: bool) -> Pool {
+    /// A pool of `most` threads at most, with its first ones. `owner` runs the mount, and uses it `alone` or
+    /// with others.
+    ///
+    /// # Errors
+    /// They cannot be started.
+    pub fn start(most: usize, owner: User, alone: bool) -> io::Result<Pool> {
         let rule = Rule::new(most, FLOOR, owner, alone).and_own(OWN_THREADS.min(most / 8));
-        Pool(Arc::new(Shared {
+        let pool = Pool(Arc::new(Shared {
             state: Mutex::new(State {
                 ready: VecDeque::new(),
                 kept: HashMap::new(),
@@ -150,7 +161,12 @@ impl Pool {
             work: Condvar::new(),
             quiet: Condvar::new(),
             most,
-        }))
+        }));
+        for _ in 0..FEWEST_THREADS.min(most) {
+            pool.0.lock().threads += 1;
+            pool.start_thread()?;
+        }
+        Ok(pool)
     }
 
     /// Has `job` done for `user` by some thread, soon.
@@ -162,29 +178,25 @@ impl Pool {
         } else if state.threads < self.0.most {
             state.threads += 1;
             drop(state);
-            self.start();
+            self.start_further();
         }
     }
 
-    fn start(&self) {
-        let pool = self.clone();
-        let started = std::thread::Builder::new()
-            .name("worker".to_owned())
-            .spawn(move || pool.work());
-        if let Err(error) = started {
-            log::warn!("no further thread can be started: {error}");
-            let mut state = self.0.lock();
-            state.threads -= 1;
-            if state.threads == 0 {
-                // Nobody else would ever do it.
-                while let Some((user, job)) = state.ready.pop_front() {
-                    drop(state);
-                    do_for(user, job);
-                    state = self.0.lock();
-                    state.done(user);
-                }
-            }
+    /// Starts a thread that counts already. Where none can be started, one of the others does the job.
+    fn start_further(&self) {
+        if let Err(error) = self.start_thread() {
+            log::debug!("no further thread can be started: {error}");
+            self.0.lock().threads -= 1;
+            self.0.work.notify_one();
         }
+    }
+
+    fn start_thread(&self) -> io::Result<()> {
+        let pool = self.clone();
+        std::thread::Builder::new()
+            .name("worker".to_owned())
+            .spawn(move || pool.work())
+            .map(drop)
     }
 
     /// Returns when nothing is queued or running.
@@ -214,7 +226,7 @@ impl Pool {
         state.threads += started;
         drop(state);
         for _ in 0..started {
-            self.start();
+            self.start_further();
         }
         self.0.lock()
     }
@@ -298,7 +310,7 @@ mod tests {
 
     #[test]
     fn slow_jobs_of_some_do_not_hold_up_others() {
-        let pool = Pool::new(32, 1000, false);
+        let pool = Pool::start(32, 1000, false).expect("threads");
         let slow = Slow::new();
         for user in [1, 2, 3] {
             for _ in 0..200 {
@@ -324,7 +336,7 @@ mod tests {
 
     #[test]
     fn users_take_turns() {
-        let pool = Pool::new(1, 1000, true);
+        let pool = Pool::start(1, 1000, true).expect("threads");
         let slow = Slow::new();
         slow.spawn(&pool, 1000);
         assert_eq!(slow.begun.recv_timeout(SOON), Ok(1000));
@@ -347,7 +359,7 @@ mod tests {
 
     #[test]
     fn whoever_is_alone_has_all_threads() {
-        let pool = Pool::new(16, 1000, true);
+        let pool = Pool::start(16, 1000, true).expect("threads");
         let slow = Slow::new();
         for _ in 0..100 {
             slow.spawn(&pool, 1000);
@@ -363,7 +375,7 @@ mod tests {
 
     #[test]
     fn a_panic_ends_no_thread_and_changes_nobody() {
-        let pool = Pool::new(1, 1000, true);
+        let pool = Pool::start(1, 1000, true).expect("threads");
         pool.spawn(7, Box::new(|| panic!("for the test")));
         assert_eq!(quick(&pool, 8).recv_timeout(SOON), Ok(8));
         assert_eq!(current_user(), NOBODY);

@@ -2,6 +2,7 @@
 
 mod abandoned;
 mod alive;
+mod connection;
 mod daemon;
 mod holders;
 pub mod mountinfo;
@@ -14,11 +15,13 @@ pub mod unmount;
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
-use polystore_mount::MountOptions;
+use polystore_mount::{MountOptions, Mounted};
 
 use crate::cli::{LogLevel, MountArgs};
 use crate::{Failure, complain, logging, quote};
+use connection::Guard;
 use daemon::Ready;
 use mountpoint::Place;
 use signals::{Caught, Own};
@@ -40,25 +43,31 @@ pub fn mount(args: MountArgs) -> Result<(), Failure> {
         allow_other: args.allow_other,
         read_only: args.read_only,
     };
+    let limit = args.watchdog;
     if !args.daemon {
-        return serve(place, options, &mut Ready::foreground());
+        return serve(place, options, limit, &mut Ready::foreground());
     }
     if args.log_file.is_none() && args.log > LogLevel::Warn {
         complain("--log: nothing is logged once it runs in the background, without --log-file");
     }
     let mountpoint = place.mountpoint.clone();
-    daemon::launch(&mountpoint, |ready| serve(place, options, ready))
+    daemon::launch(&mountpoint, |ready| serve(place, options, limit, ready))
 }
 
 /// Mounts, and serves until the mount is gone and what was being published is in place.
-fn serve(place: Place, options: MountOptions, ready: &mut Ready) -> Result<(), Failure> {
+fn serve(
+    place: Place,
+    options: MountOptions,
+    limit: Duration,
+    ready: &mut Ready,
+) -> Result<(), Failure> {
     let shown = quote::path(&place.mountpoint);
     let data_shown = quote::path(&place.data_path);
     let fail = |error: io::Error| Failure::new(format!("{shown}: {error}"));
     let caught = Caught::new().map_err(fail)?;
     let data = place.data.try_clone().map_err(fail)?;
     let over = place.handle.as_fd();
-    let mounted = match polystore_mount::mount(data, over, &place.mountpoint, options) {
+    let mut mounted = match polystore_mount::mount(data, over, &place.mountpoint, options) {
         Ok(mounted) => mounted,
         Err(error) => {
             place.clear_own_dead();
@@ -68,6 +77,7 @@ fn serve(place: Place, options: MountOptions, ready: &mut Ready) -> Result<(), F
     };
     // None: somebody has unmounted it already.
     let own = place.root().ok().and_then(|root| Own::new(&root));
+    let guard = own.as_ref().and_then(|own| guard(&mut mounted, own, limit));
     let told = look_after(own.as_ref(), place.data, caught, ready);
     if told.is_ok() {
         log::info!("{data_shown} is mounted at {shown}");
@@ -78,6 +88,7 @@ fn serve(place: Place, options: MountOptions, ready: &mut Ready) -> Result<(), F
         }
     }
     let served = mounted.run();
+    drop(guard);
     if let (Some(own), Err(_)) = (&own, &served) {
         // Nobody serves it any more.
         own.leave();
@@ -86,6 +97,24 @@ fn serve(place: Place, options: MountOptions, ready: &mut Ready) -> Result<(), F
     told.map_err(fail)?;
     log::info!("{shown} is unmounted");
     Ok(())
+}
+
+/// Sees to it that nobody waits for ever for a mount that does not answer, or whose process died.
+fn guard(mounted: &mut Mounted, own: &Own, limit: Duration) -> Option<Guard> {
+    let entry = own.entry.clone();
+    let abort = Box::new(move || connection::abort(&entry));
+    if !limit.is_zero()
+        && let Err(error) = mounted.watch(limit, abort)
+    {
+        log::warn!("nobody looks whether the mount answers: {error}");
+    }
+    match Guard::start(&own.entry) {
+        Ok(guard) => Some(guard),
+        Err(error) => {
+            log::debug!("nobody ends the connection if this process is killed: {error}");
+            None
+        }
+    }
 }
 
 /// Whether this process is in the first of all pid namespaces, where none is hidden from it.

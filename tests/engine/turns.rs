@@ -31,6 +31,8 @@ struct World {
     /// The one who waits for it beside everything else.
     waiting: Option<(bool, Job)>,
     number: u64,
+    /// The error of each attempt to lock it.
+    fails: Option<i32>,
 }
 
 impl World {
@@ -49,6 +51,9 @@ impl Outside for LockFile {
             return Taken::Locked;
         }
         world.mount = None;
+        if let Some(errno) = world.fails {
+            return Taken::Failed(errno);
+        }
         if !world.is_free_for(exclusive) {
             return Taken::Busy;
         }
@@ -510,4 +515,51 @@ fn a_time_that_is_over_is_told() {
     assert_eq!(game.askers[2].answer(), Some(Err(Refused::TimedOut)));
     game.end(0);
     assert_eq!(game.askers[0].answer(), Some(Ok(())));
+}
+
+/// Asks for a turn, and looks after the waiters until there is an answer. How long that took.
+fn turn_of(game: &mut Game, wait: bool) -> (Option<Result<(), Refused>>, Duration) {
+    let start = Instant::now();
+    // Those who have a time of their own would be told that it is over.
+    game.next += game.next % 2;
+    game.ask(Class::Turn, false, Kind::Exclusive, wait);
+    let asked = game.askers.last().expect("one who asks");
+    while asked.answer().is_none() && start.elapsed() < Duration::from_secs(5) {
+        game.locks.look_after_waiters(&Tree::new());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    (asked.answer(), start.elapsed())
+}
+
+#[test]
+fn a_lock_file_that_cannot_be_locked_is_an_error_in_time() {
+    for errno in [
+        libc::EMFILE,
+        libc::ENFILE,
+        libc::EIO,
+        libc::ENOLCK,
+        libc::ENOMEM,
+    ] {
+        let mut game = Game::new();
+        let fails = |game: &Game, how| game.file.0.lock().expect("not poisoned").fails = how;
+        fails(&game, Some(errno));
+        let (answer, took) = turn_of(&mut game, true);
+        assert_eq!(answer, Some(Err(Refused::Failed(errno))), "after {took:?}");
+        assert!(
+            took >= Duration::from_secs(1) && took < Duration::from_secs(4),
+            "{took:?}"
+        );
+        let (answer, took) = turn_of(&mut game, false);
+        assert_eq!(answer, Some(Err(Refused::Failed(errno))), "without waiting");
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        // What passes in time is no error.
+        let file = game.file.clone();
+        let passes = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(300));
+            file.0.lock().expect("not poisoned").fails = None;
+        });
+        assert_eq!(turn_of(&mut game, true).0, Some(Ok(())));
+        passes.join().expect("the thread ends");
+        assert!(!game.locks.anyone_waiting());
+    }
 }

@@ -27,6 +27,7 @@ mod data;
 mod drafts;
 mod edits;
 mod extremes;
+mod freezes;
 mod fs;
 mod full_disk;
 mod images;

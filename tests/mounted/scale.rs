@@ -11,6 +11,8 @@ def mount_pid():
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             command = read(f"/proc/{name}/cmdline").split(b"\0")
+            if read(f"/proc/{name}/comm") == b"polystore-guard\n":
+                continue
         except OSError:
             continue
         if b"mount" in command and os.fsencode(SAFE) in command and os.path.basename(command[0]) == b"polystore":

@@ -92,6 +92,11 @@ pub fn ctime(stat: &Statx) -> (i64, u32) {
     (stat.stx_ctime.tv_sec, stat.stx_ctime.tv_nsec)
 }
 
+/// When its content last changed: seconds and nanoseconds since 1970.
+pub fn mtime(stat: &Statx) -> (i64, u32) {
+    (stat.stx_mtime.tv_sec, stat.stx_mtime.tv_nsec)
+}
+
 /// The time so many seconds and nanoseconds after 1970 began.
 pub fn since_epoch(seconds: i64, nanoseconds: u32) -> SystemTime {
     let nanoseconds = Duration::from_nanos(u64::from(nanoseconds));

@@ -18,6 +18,7 @@ use super::attr;
 use super::errno::stale;
 use super::fs::{Fs, NOT_REMEMBERED};
 use super::handles::Target;
+use super::leases::{Tried, is_leased};
 use super::opening::access;
 use super::outside::{NUMBER, RESERVED};
 use super::overtaken::is_overtaken;
@@ -28,6 +29,9 @@ use crate::engine::failing;
 use crate::engine::opening::Plan;
 use crate::engine::order::Claim;
 use crate::engine::process::Caller;
+
+/// What is done when a length was changed, or could not be.
+type Then = Box<dyn FnOnce(&Arc<Fs>, io::Result<Option<Statx>>) + Send>;
 
 /// What SETATTR asks for, but for the length.
 #[derive(Clone, Copy, Debug, Default)]
@@ -182,7 +186,19 @@ impl Fs {
                 then(fs, fs.truncate(caller, &changed, len).map(|()| None))
             });
         }
+        self.set_len_by_path(caller, node, len, None, then);
+    }
+
+    fn set_len_by_path(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: u64,
+        len: u64,
+        tried: Option<Tried>,
+        then: impl FnOnce(&Arc<Fs>, io::Result<Option<Statx>>) + Send + 'static,
+    ) {
         let claim = self.tree.nodes().slot(node).map(Claim::change);
+        let then: Then = Box::new(then);
         self.queue(claim.unwrap_or_default(), move |fs| {
             match fs.plan_len(caller, node, len) {
                 Ok(None) => then(fs, Ok(None)),
@@ -191,6 +207,12 @@ impl Fs {
                     let stat = || content_stat(&fs.engine.edit_content(edit));
                     then(fs, cut.and_then(|()| stat().map(Some)));
                 }),
+                Err(error) if is_leased(&error) => {
+                    fs.wait_for_lease(caller, tried, move |fs, go_on| match go_on {
+                        Ok(tried) => fs.set_len_by_path(caller, node, len, tried, then),
+                        Err(error) => then(fs, Err(error)),
+                    });
+                }
                 Err(error) => then(fs, Err(error)),
             }
         });

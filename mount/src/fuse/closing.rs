@@ -200,10 +200,9 @@ impl Fs {
                     self.settle_in_turn(draft, turn);
                 }
             }
-            Target::Editor(_)
-            | Target::EditReader(_)
-            | Target::DraftReader(_)
-            | Target::Directory(_) => {}
+            // It may be the last that has a discarded draft: to free its blocks takes its time.
+            Target::DraftReader(_) | Target::EditReader(_) => self.aside(move |_| drop(handle)),
+            Target::Editor(_) | Target::Directory(_) => {}
         }
     }
 

@@ -13,6 +13,7 @@ use super::attr;
 use super::errno::stale;
 use super::fs::{Entry, Fs, NOT_REMEMBERED};
 use super::handles::{Handle, Target};
+use super::leases::is_leased;
 use super::opening::{Opened, access};
 use super::redirect::Promised;
 use super::tree::content_stat;
@@ -46,7 +47,13 @@ impl Fs {
         let Some(editor) = handle.editor() else {
             return self.content(handle);
         };
-        let content = self.begin_write(editor, keep)?;
+        let mut tried = None;
+        let content = loop {
+            match self.begin_write(editor, keep) {
+                Err(error) if is_leased(&error) && self.leases.sleep(&mut tried) => {}
+                other => break other?,
+            }
+        };
         if matches!(content, Content::Version(_)) && editor.edit.is_in_place() {
             handle.wrote_in_place.store(true, Ordering::Release);
         }
@@ -211,10 +218,11 @@ impl Fs {
     /// file open as itself; `then` is done after that.
     pub fn show_in_place(&self, edit: &Edit<SystemDisk>, then: Job) {
         let node = self.tree.nodes().of(edit.version());
-        match node {
-            Some(node) => self.notices.invalidate_then(node, then),
-            None => then(),
+        let Some(node) = node else { return then() };
+        if let Ok(stat) = content_stat(&self.engine.edit_content(edit)) {
+            self.tree.nodes().content_changed(node, None, &stat);
         }
+        self.notices.invalidate_attributes_then(node, then);
     }
 
     /// A lock that `editor` holds is about to be given up, or was: what is written so far is

@@ -24,9 +24,12 @@ use super::channel::{REMEMBERED as CHANNEL_TTL, is_channel};
 use super::errno::errno;
 use super::fs::{Entry, Fs, caller};
 use super::io::WriteHow;
+use super::leases::{Tried, is_leased};
 use super::locking::{Asked, of_refused};
 use super::names::NewMode;
-use crate::engine::locks::{Kind, Refused};
+use super::opening::may_wait;
+use super::watchdog::Kind;
+use crate::engine::locks::{Kind as LockKind, Refused};
 use crate::engine::order::{Claim, User};
 use crate::engine::process::Caller;
 use crate::pool::working_for;
@@ -135,10 +138,7 @@ impl Fs {
         now: bool,
         reply: ReplyOpen,
     ) {
-        let open = move |fs: &Arc<Fs>| match fs.open(caller, node, flags) {
-            Ok(opened) => reply.opened(FileHandle(opened.handle), opened.flags),
-            Err(error) => reply.error(errno(&error)),
-        };
+        let open = move |fs: &Arc<Fs>| fs.open_and_answer(caller, node, flags, None, reply);
         let (claim, long) = self
             .claim_of_open(node, flags)
             .unwrap_or_else(|_| (Claim::default(), false));
@@ -152,10 +152,45 @@ impl Fs {
             }),
         }
     }
+
+    /// Opens `node`; who meets a lease and may wait gets his answer later.
+    fn open_and_answer(
+        self: &Arc<Self>,
+        caller: Caller,
+        node: u64,
+        flags: i32,
+        tried: Option<Tried>,
+        reply: ReplyOpen,
+    ) {
+        match self.open(caller, node, flags) {
+            Ok(opened) => reply.opened(FileHandle(opened.handle), opened.flags),
+            Err(error) if is_leased(&error) && may_wait(flags) => {
+                self.wait_for_lease(caller, tried, move |fs, go_on| match go_on {
+                    Ok(tried) => {
+                        let claim = fs.claim_of_open(node, flags);
+                        let (claim, _) = claim.unwrap_or_else(|_| (Claim::default(), false));
+                        fs.queue(claim, move |fs| {
+                            fs.open_and_answer(caller, node, flags, tried, reply);
+                        });
+                    }
+                    Err(error) => {
+                        fs.give_up_open(caller, node);
+                        let number = errno(&error);
+                        fs.settle_turn(caller, None, &Err(error));
+                        reply.error(number);
+                    }
+                });
+            }
+            Err(error) => reply.error(errno(&error)),
+        }
+    }
 }
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // Not FUSE_ASYNC_DIO: the thread that answers the last part of a direct read would then do what
+        // the reader's own thread does otherwise, and wait for the pages that the data were read into.
+        // These may be of another file of this mount, and wait for a request of their own.
         let wanted = [
             InitFlags::FUSE_ATOMIC_O_TRUNC,
             InitFlags::FUSE_AUTO_INVAL_DATA,
@@ -164,7 +199,6 @@ impl Filesystem for Adapter {
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_PARALLEL_DIROPS,
-            InitFlags::FUSE_ASYNC_DIO,
             InitFlags::FUSE_DONT_MASK,
             InitFlags::FUSE_POSIX_ACL,
             InitFlags::FUSE_CACHE_SYMLINKS,
@@ -192,6 +226,7 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let _busy = self.0.reading.begin(Kind::Lookup, parent.0);
         let _working = working_for(request.uid());
         if let Some(entry) = self.0.channel_entry(parent.0, name) {
             return send_entry(reply, entry);
@@ -204,6 +239,7 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _request: &Request, node: INodeNo, count: u64) {
+        let _busy = self.0.reading.begin(Kind::Forget, node.0);
         self.0.forget(node.0, count);
     }
 
@@ -214,6 +250,7 @@ impl Filesystem for Adapter {
         handle: Option<FileHandle>,
         reply: ReplyAttr,
     ) {
+        let _busy = self.0.reading.begin(Kind::Getattr, node.0);
         let _working = working_for(request.uid());
         if is_channel(node.0) {
             return reply.attr(&CHANNEL_TTL, &self.0.channel_attr(node.0));
@@ -248,6 +285,7 @@ impl Filesystem for Adapter {
         _flags: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        let _busy = self.0.reading.begin(Kind::Setattr, node.0);
         let _working = working_for(request.uid());
         if is_channel(node.0) {
             let unchanged = mode.is_none() && uid.is_none() && gid.is_none();
@@ -285,6 +323,7 @@ impl Filesystem for Adapter {
     }
 
     fn readlink(&self, _request: &Request, node: INodeNo, reply: ReplyData) {
+        let _busy = self.0.reading.begin(Kind::Readlink, node.0);
         match self.0.readlink(node.0) {
             Ok(target) => reply.data(&target),
             Err(error) => reply.error(errno(&error)),
@@ -301,6 +340,7 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
+        let _busy = self.0.reading.begin(Kind::Mknod, parent.0);
         let _working = working_for(request.uid());
         let (caller, claim, name) = (caller(request), self.change(parent, name), name.to_owned());
         let new = NewMode { mode, umask };
@@ -318,6 +358,7 @@ impl Filesystem for Adapter {
         umask: u32,
         reply: ReplyEntry,
     ) {
+        let _busy = self.0.reading.begin(Kind::Mkdir, parent.0);
         let _working = working_for(request.uid());
         let (caller, claim, name) = (caller(request), self.change(parent, name), name.to_owned());
         let new = NewMode { mode, umask };
@@ -327,6 +368,7 @@ impl Filesystem for Adapter {
     }
 
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _busy = self.0.reading.begin(Kind::Unlink, parent.0);
         let _working = working_for(request.uid());
         let (caller, claim, name) = (caller(request), self.change(parent, name), name.to_owned());
         self.0.queue(claim, move |fs| {
@@ -335,6 +377,7 @@ impl Filesystem for Adapter {
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _busy = self.0.reading.begin(Kind::Rmdir, parent.0);
         let _working = working_for(request.uid());
         let (caller, name) = (caller(request), name.to_owned());
         let claim = self.change(parent, &name).and(self.inside(parent, &name));
@@ -351,6 +394,7 @@ impl Filesystem for Adapter {
         target: &Path,
         reply: ReplyEntry,
     ) {
+        let _busy = self.0.reading.begin(Kind::Symlink, parent.0);
         let _working = working_for(request.uid());
         let (caller, claim) = (caller(request), self.change(parent, name));
         let (name, target) = (name.to_owned(), target.to_owned());
@@ -369,6 +413,7 @@ impl Filesystem for Adapter {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.0.reading.begin(Kind::Rename, parent.0);
         let _working = working_for(request.uid());
         let caller = caller(request);
         let claim = self
@@ -392,6 +437,7 @@ impl Filesystem for Adapter {
         name: &OsStr,
         reply: ReplyEntry,
     ) {
+        let _busy = self.0.reading.begin(Kind::Link, node.0);
         let _working = working_for(request.uid());
         let caller = caller(request);
         let claim = self.change(parent, name);
@@ -406,6 +452,7 @@ impl Filesystem for Adapter {
     }
 
     fn open(&self, request: &Request, node: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let _busy = self.0.reading.begin(Kind::Open, node.0);
         let _working = working_for(request.uid());
         if is_channel(node.0) {
             let caller = caller(request);
@@ -448,6 +495,7 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        let _busy = self.0.reading.begin(Kind::Create, parent.0);
         let _working = working_for(request.uid());
         let (caller, name) = (caller(request), name.to_owned());
         let claim = Ok(self.change(parent, &name));
@@ -479,6 +527,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        let _busy = self.0.reading.begin(Kind::Read, node.0);
         let _working = working_for(self.user(request, handle));
         if is_channel(node.0) {
             return match self.0.read_channel(caller(request), handle.0, offset, size) {
@@ -520,6 +569,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let _busy = self.0.reading.begin(Kind::Write, node.0);
         let _working = working_for(self.user(request, handle));
         if is_channel(node.0) {
             return self.0.write_channel(caller(request), handle.0, data, reply);
@@ -555,6 +605,7 @@ impl Filesystem for Adapter {
         owner: LockOwner,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.0.reading.begin(Kind::Flush, node.0);
         let _working = working_for(request.uid());
         if is_channel(node.0) {
             return send_empty(reply, self.0.channel.close(handle.0));
@@ -578,6 +629,7 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.0.reading.begin(Kind::Release, node.0);
         let _working = working_for(self.user(request, handle));
         if is_channel(node.0) {
             self.0.channel.release(handle.0);
@@ -595,6 +647,7 @@ impl Filesystem for Adapter {
         datasync: bool,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.0.reading.begin(Kind::Fsync, node.0);
         let _working = working_for(request.uid());
         if is_channel(node.0) {
             return reply.ok();
@@ -608,6 +661,7 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, request: &Request, node: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let _busy = self.0.reading.begin(Kind::Opendir, node.0);
         let _working = working_for(request.uid());
         if is_channel(node.0) {
             return match self.0.open_channel(caller(request), node.0, 0) {
@@ -629,6 +683,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
+        let _busy = self.0.reading.begin(Kind::Readdir, node.0);
         let _working = working_for(request.uid());
         if is_channel(node.0) {
             let mut names = Fs::channel_names(offset);
@@ -654,6 +709,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
+        let _busy = self.0.reading.begin(Kind::Readdirplus, node.0);
         let _working = working_for(request.uid());
         if is_channel(node.0) {
             for (name, number, _, next) in Fs::channel_names(offset) {
@@ -682,6 +738,7 @@ impl Filesystem for Adapter {
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.0.reading.begin(Kind::Releasedir, node.0);
         let _working = working_for(self.user(request, handle));
         if is_channel(node.0) {
             self.0.channel.release(handle.0);
@@ -699,14 +756,16 @@ impl Filesystem for Adapter {
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.0.reading.begin(Kind::Fsyncdir, node.0);
         let _working = working_for(request.uid());
         let claim = self.0.look(node.0).unwrap_or_default();
         self.0
             .queue(claim, move |fs| send_empty(reply, fs.fsyncdir(node.0)));
     }
 
-    fn statfs(&self, _request: &Request, _node: INodeNo, reply: ReplyStatfs) {
-        match self.0.statfs() {
+    fn statfs(&self, _request: &Request, node: INodeNo, reply: ReplyStatfs) {
+        let _busy = self.0.reading.begin(Kind::Statfs, node.0);
+        self.0.aside(move |fs| match fs.statfs() {
             Ok(vfs) => reply.statfs(
                 vfs.f_blocks,
                 vfs.f_bfree,
@@ -718,7 +777,7 @@ impl Filesystem for Adapter {
                 vfs.f_frsize as u32,
             ),
             Err(error) => reply.error(errno(&error)),
-        }
+        });
     }
 
     fn setxattr(
@@ -731,6 +790,7 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.0.reading.begin(Kind::Setxattr, node.0);
         let _working = working_for(request.uid());
         let (caller, name, value) = (caller(request), name.to_owned(), value.to_vec());
         let claim = self.0.look(node.0).unwrap_or_default();
@@ -747,6 +807,7 @@ impl Filesystem for Adapter {
         size: u32,
         reply: ReplyXattr,
     ) {
+        let _busy = self.0.reading.begin(Kind::Getxattr, node.0);
         let _working = working_for(request.uid());
         if is_channel(node.0) {
             return reply.error(Errno::ENODATA);
@@ -761,6 +822,7 @@ impl Filesystem for Adapter {
     }
 
     fn listxattr(&self, request: &Request, node: INodeNo, size: u32, reply: ReplyXattr) {
+        let _busy = self.0.reading.begin(Kind::Listxattr, node.0);
         let _working = working_for(request.uid());
         if is_channel(node.0) {
             return send_xattr(reply, size, Ok((0, Vec::new())));
@@ -773,6 +835,7 @@ impl Filesystem for Adapter {
     }
 
     fn removexattr(&self, request: &Request, node: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let _busy = self.0.reading.begin(Kind::Removexattr, node.0);
         let _working = working_for(request.uid());
         let (caller, name) = (caller(request), name.to_owned());
         let claim = self.0.look(node.0).unwrap_or_default();
@@ -784,7 +847,7 @@ impl Filesystem for Adapter {
     fn getlk(
         &self,
         request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         owner: LockOwner,
         start: u64,
@@ -793,6 +856,7 @@ impl Filesystem for Adapter {
         pid: u32,
         reply: ReplyLock,
     ) {
+        let _busy = self.0.reading.begin(Kind::Getlk, node.0);
         let _working = working_for(request.uid());
         let asked = Asked {
             handle: handle.0,
@@ -807,7 +871,7 @@ impl Filesystem for Adapter {
         match self.0.getlk(asked) {
             Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
             Ok(Some(held)) => {
-                let typ = if held.kind == Kind::Shared {
+                let typ = if held.kind == LockKind::Shared {
                     libc::F_RDLCK
                 } else {
                     libc::F_WRLCK
@@ -821,7 +885,7 @@ impl Filesystem for Adapter {
     fn setlk(
         &self,
         request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         owner: LockOwner,
         start: u64,
@@ -831,6 +895,7 @@ impl Filesystem for Adapter {
         sleep: bool,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.0.reading.begin(Kind::Setlk, node.0);
         let _working = working_for(request.uid());
         let asked = Asked {
             handle: handle.0,
@@ -848,13 +913,14 @@ impl Filesystem for Adapter {
     fn fallocate(
         &self,
         request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
         reply: ReplyEmpty,
     ) {
+        let _busy = self.0.reading.begin(Kind::Fallocate, node.0);
         let _working = working_for(request.uid());
         let caller = caller(request);
         match self.0.file_handle(handle.0) {
@@ -872,27 +938,30 @@ impl Filesystem for Adapter {
     fn lseek(
         &self,
         request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         handle: FileHandle,
         offset: i64,
         whence: i32,
         reply: ReplyLseek,
     ) {
+        let _busy = self.0.reading.begin(Kind::Lseek, node.0);
         let _working = working_for(request.uid());
-        match self
-            .0
-            .file_handle(handle.0)
-            .and_then(|handle| self.0.lseek(&handle, offset, whence))
-        {
-            Ok(offset) => reply.offset(offset),
-            Err(error) => reply.error(errno(&error)),
-        }
+        let handle = match self.0.file_handle(handle.0) {
+            Ok(handle) => handle,
+            Err(error) => return reply.error(errno(&error)),
+        };
+        // It can wait for whoever writes the file.
+        self.0
+            .aside(move |fs| match fs.lseek(&handle, offset, whence) {
+                Ok(offset) => reply.offset(offset),
+                Err(error) => reply.error(errno(&error)),
+            });
     }
 
     fn copy_file_range(
         &self,
         request: &Request,
-        _from: INodeNo,
+        from: INodeNo,
         from_handle: FileHandle,
         from_offset: u64,
         _to: INodeNo,
@@ -902,6 +971,7 @@ impl Filesystem for Adapter {
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        let _busy = self.0.reading.begin(Kind::CopyFileRange, from.0);
         let _working = working_for(request.uid());
         let caller = caller(request);
         let both = self
@@ -923,7 +993,7 @@ impl Filesystem for Adapter {
     fn ioctl(
         &self,
         _request: &Request,
-        _node: INodeNo,
+        node: INodeNo,
         _handle: FileHandle,
         _flags: fuser::IoctlFlags,
         _command: u32,
@@ -931,6 +1001,7 @@ impl Filesystem for Adapter {
         _size: u32,
         reply: fuser::ReplyIoctl,
     ) {
+        let _busy = self.0.reading.begin(Kind::Ioctl, node.0);
         reply.error(Errno::ENOTTY);
     }
 }

@@ -10,12 +10,14 @@ use polystore::disk::{FileId, SystemDisk};
 
 use super::channel::Channel;
 use super::handles::Handles;
+use super::leases::Leases;
 use super::notices::Notices;
 use super::proc::ProcFs;
 use super::redirect::{Promises, SecondLooks};
 use super::ticker::Waker;
 use super::tree::Tree;
 use super::turns::Turns;
+use super::watchdog::Reading;
 use super::writes::Writes;
 use crate::engine::Engine;
 use crate::engine::locks::Locks;
@@ -57,6 +59,10 @@ pub struct Fs {
     pub writes: Writes,
     /// What is asked of the mount itself.
     pub channel: Channel,
+    /// What the thread that reads requests is at.
+    pub reading: Arc<Reading>,
+    /// Requests that wait for leases.
+    pub leases: Leases,
     /// Wakes the thread that looks after those who wait.
     pub waker: Waker,
     /// What the kernel has to be told.

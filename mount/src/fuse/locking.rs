@@ -123,6 +123,9 @@ pub fn of_refused(refused: Refused) -> Errno {
         Refused::Interrupted => Errno::EINTR,
         Refused::Deadlock => Errno::EDEADLK,
         Refused::TimedOut => Errno::ETIMEDOUT,
+        // ESTALE would have the kernel ask again.
+        Refused::Failed(libc::ESTALE) => Errno::EIO,
+        Refused::Failed(number) => Errno::from_i32(number),
         Refused::TooMany => Errno::EBUSY,
         Refused::NoDescriptors => Errno::EMFILE,
     }
@@ -391,15 +394,21 @@ impl Fs {
         };
         self.inline(Ok(Claim::look(place.slot.clone())), move |fs| {
             let current = attr::of_name(&*place.dir, place.name());
-            let shown = fs.stat_of(&handle).map(|stat| attr::id(&stat));
+            let shown = fs.stat_of(&handle);
             let (Ok(current), Some(shown)) = (current, shown) else {
                 return reply.ok();
             };
-            if attr::id(&current) == shown || attr::kind(&current) != FileKind::File {
+            if attr::id(&current) == attr::id(&shown) || attr::kind(&current) != FileKind::File {
                 return reply.ok();
             }
             match fs.open_for_all(&handle, &place) {
-                Ok(file) => fs.move_node(handle.node, Arc::new(file)),
+                Ok(file) => {
+                    fs.move_node(handle.node, Arc::new(file));
+                    let before = Some(attr::mtime(&shown));
+                    fs.tree
+                        .nodes()
+                        .content_changed(handle.node, before, &current);
+                }
                 // He reads on what he has, as he would in a plain directory.
                 Err(error) => {
                     log::debug!("{:?}: not moved: {error}", place.name());
@@ -407,7 +416,7 @@ impl Fs {
                 }
             }
             let answer = Box::new(move || reply.ok());
-            fs.notices.invalidate_then(handle.node, answer);
+            fs.notices.invalidate_attributes_then(handle.node, answer);
         });
     }
 

@@ -12,6 +12,7 @@ mod filesystem;
 mod fs;
 mod handles;
 mod io;
+mod leases;
 mod limits;
 mod listing;
 mod locking;
@@ -31,6 +32,7 @@ mod ticker;
 mod told;
 mod tree;
 mod turns;
+mod watchdog;
 mod writes;
 
 use std::fmt;
@@ -60,6 +62,8 @@ use limits::Limits;
 use proc::ProcFs;
 use ticker::Ticker;
 use tree::{Dir, Tree};
+pub use watchdog::Abort;
+use watchdog::Watchdog;
 
 /// How a directory is mounted.
 #[derive(Clone, Debug)]
@@ -116,6 +120,7 @@ impl std::error::Error for MountError {
 pub struct Mounted {
     session: Session<Adapter>,
     fs: Arc<Fs>,
+    watchdog: Option<Watchdog>,
 }
 
 /// Mounts the directory `data`, which was opened before anything was mounted over it, over the directory that is
@@ -160,7 +165,11 @@ pub fn mount(
     let attached = attach::attach(mountpoint, &how)
         .and_then(|kernel| Session::from_fd(Adapter(fs.clone()), kernel, config.acl, config));
     match attached {
-        Ok(session) => Ok(Mounted { session, fs }),
+        Ok(session) => Ok(Mounted {
+            session,
+            fs,
+            watchdog: None,
+        }),
         Err(error) => {
             fs.end_staging();
             Err(failed(shown, "cannot be mounted")(error))
@@ -206,7 +215,7 @@ fn new_fs(
         salvage.purge();
     }
     let uid = rustix::process::geteuid().as_raw();
-    let pool = Pool::new(limits.threads, uid, !options.allow_other);
+    let pool = Pool::start(limits.threads, uid, !options.allow_other)?;
     let spawn: Spawn = {
         let pool = pool.clone();
         Arc::new(move |user, job| pool.spawn(user, job))
@@ -230,6 +239,8 @@ fn new_fs(
         turns: turns::Turns::new(options.lock_timeout),
         writes: Default::default(),
         channel: Default::default(),
+        reading: Default::default(),
+        leases: Default::default(),
         waker: Default::default(),
         notices: Default::default(),
         uid,
@@ -277,17 +288,32 @@ fn config() -> Config {
 }
 
 impl Mounted {
+    /// Has the connection to the kernel ended by `abort` when the thread that reads requests has not come
+    /// back for `limit`.
+    ///
+    /// # Errors
+    /// No thread can be started.
+    pub fn watch(&mut self, limit: Duration, abort: Abort) -> Result<(), Error> {
+        self.watchdog = Some(Watchdog::start(self.fs.reading.clone(), limit, abort)?);
+        Ok(())
+    }
+
     /// Serves until unmounted, then finishes what is being published and leaves the data
     /// directory as an ordinary one.
     ///
     /// # Errors
     /// Why serving ended, if not by an unmount.
     pub fn run(self) -> Result<(), Error> {
-        let Mounted { session, fs, .. } = self;
+        let Mounted {
+            session,
+            fs,
+            watchdog,
+        } = self;
         let ticker = Ticker::start(&fs)?;
         let teller = fs.notices.start(session.notifier())?;
         let served = session.run();
-        drop((ticker, teller));
+        drop((watchdog, ticker, teller));
+        fs.give_up_leased();
         fs.close_all();
         fs.pool.drain();
         fs.end_staging();

@@ -98,12 +98,20 @@ struct Ctime {
     shown: Moment,
 }
 
+/// The mtime of a content that another took the place of, under the same node.
+struct Mtime {
+    real: Moment,
+    /// Whether it is shown one nanosecond later.
+    moved: bool,
+}
+
 /// All nodes.
 pub struct Nodes {
     /// Boxed, so that the table takes little more than they do, however it grows.
     map: HashMap<u64, Box<Node>>,
     made_up: HashMap<FileId, u64>,
     ctimes: HashMap<u64, Ctime>,
+    mtimes: HashMap<u64, Mtime>,
     next: u64,
     device: u64,
     root: FileId,
@@ -117,6 +125,7 @@ impl Nodes {
             map: HashMap::new(),
             made_up: HashMap::new(),
             ctimes: HashMap::new(),
+            mtimes: HashMap::new(),
             next: MADE_UP,
             device: id.device,
             root: id,
@@ -289,6 +298,7 @@ impl Nodes {
         let id = node.id;
         self.map.remove(&number);
         self.ctimes.remove(&number);
+        self.mtimes.remove(&number);
         if self.made_up.get(&id) == Some(&number) {
             self.made_up.remove(&id);
         }
@@ -308,12 +318,31 @@ impl Nodes {
         self.ctimes.insert(number, Ctime { real: after, shown });
     }
 
+    /// Node `number` has other content than before, which is known by `stat`; `before` was the mtime of the
+    /// old one, where that is known. The kernel tells contents from each other by size and mtime only, and keeps its
+    /// pages where these are the same: then the new mtime is shown one nanosecond later.
+    pub fn content_changed(&mut self, number: u64, before: Option<Moment>, stat: &Statx) {
+        if !self.map.contains_key(&number) {
+            return;
+        }
+        let real = attr::mtime(stat);
+        let known = self.mtimes.get(&number);
+        let before = before.or(known.map(|known| known.real));
+        let was_moved = known.is_some_and(|known| Some(known.real) == before && known.moved);
+        let moved = before == Some(real) && !was_moved;
+        self.mtimes.insert(number, Mtime { real, moved });
+    }
+
     /// What the kernel is told of `stat` as node `number`, which has the inode number `shown`.
     pub fn attr(&self, stat: &Statx, number: u64, shown: u64) -> FileAttr {
         let mut attr = attr::to_kernel(stat, shown);
         let moved = self.ctimes.get(&number);
         if let Some(moved) = moved.filter(|ctime| ctime.real == attr::ctime(stat)) {
             attr.ctime = attr::since_epoch(moved.shown.0, moved.shown.1);
+        }
+        let mtime = self.mtimes.get(&number);
+        if mtime.is_some_and(|mtime| mtime.moved && mtime.real == attr::mtime(stat)) {
+            attr.mtime += std::time::Duration::from_nanos(1);
         }
         attr
     }

@@ -15,6 +15,7 @@ use super::attr;
 use super::errno::{looks_again, stale};
 use super::fs::{Entry, Fs, NOT_REMEMBERED};
 use super::handles::{Counted, Handle, NewHandle, Target};
+use super::leases::is_leased;
 use super::made_locks::show_lock;
 use super::nodes::ROOT;
 use super::overtaken::is_overtaken;
@@ -69,6 +70,11 @@ pub fn access(flags: OFlags) -> Access {
     }
 }
 
+/// Whether who opens with these flags may be kept waiting.
+pub fn may_wait(flags: i32) -> bool {
+    !OFlags::from_bits_retain(flags as u32).contains(OFlags::NONBLOCK)
+}
+
 impl Fs {
     /// Whether an open of `node` has to wait for the publish that is about to happen, and looks
     /// again after that.
@@ -76,6 +82,19 @@ impl Fs {
         self.tree
             .draft(node)
             .filter(|draft| self.engine.must_wait_for(caller, draft))
+    }
+
+    /// Whether `node` is written in place by its name: to cut it frees what it has on the disk.
+    fn is_direct(&self, node: u64) -> bool {
+        let named = self
+            .tree
+            .nodes()
+            .get(node)
+            .map(|node| (node.parent, node.name.clone()));
+        named.is_some_and(|(parent, name)| {
+            let path = self.tree.path(parent, &name);
+            self.engine.settings.direct.covers(&path)
+        })
     }
 
     /// What an open of `node` has to wait for, and whether it can take long: an edit looks at the
@@ -90,7 +109,7 @@ impl Fs {
             return Ok((claim.and(Claim::alone(edit.id)), true));
         }
         let edits = !wanted.truncate && !wanted.append && self.tree.draft(node).is_none();
-        Ok((claim, edits))
+        Ok((claim, edits || (wanted.truncate && self.is_direct(node))))
     }
 
     /// Opens `node`. An error of ESTALE makes the kernel look the name up again and come back, once.
@@ -102,6 +121,9 @@ impl Fs {
             Some(ask) if !self.has_turn(caller, ask) => Err(stale()),
             _ => self.open_counted(caller, node, flags),
         };
+        if opened.as_ref().is_err_and(is_leased) && may_wait(flags.bits() as i32) {
+            return opened; // It is tried again, and keeps its turn until then.
+        }
         self.note_second_look(caller, &opened);
         self.settle_turn(caller, turn.as_ref(), &opened);
         opened
@@ -603,6 +625,11 @@ impl Fs {
             }
             Some(Err(_)) => Err(self.make_and_wait(caller, parent, name, modes, open_flags)),
         };
+        // Here it must not wait: the kernel looks again, and waits in OPEN.
+        let created = created.map_err(|error| match is_leased(&error) && may_wait(flags) {
+            true => stale(),
+            false => error,
+        });
         self.note_second_look(caller, &created);
         let created = match created {
             Ok((entry, opened)) => (Some(entry), Ok(opened)),

@@ -160,6 +160,7 @@ fn open_as(dir: &Dir, name: &OsStr, access: OFlags) -> Result<Option<File>, Errn
 }
 
 /// Whether an error says something of this moment, and nothing of the lock file: then others may hold it.
+/// EWOULDBLOCK is a lease's.
 fn is_passing(error: Errno) -> bool {
     [
         Errno::MFILE,
@@ -168,6 +169,7 @@ fn is_passing(error: Errno) -> bool {
         Errno::NOLCK,
         Errno::IO,
         Errno::STALE,
+        Errno::WOULDBLOCK,
     ]
     .contains(&error)
 }
@@ -207,9 +209,11 @@ impl Outside for LockFile {
             let file = match self.open(terms) {
                 Ok(Some(file)) => file,
                 Ok(None) => return Taken::Absent,
+                // Somebody has a lease on it, who is being told to give it up.
+                Err(Errno::WOULDBLOCK) => return Taken::Busy,
                 Err(error) => {
-                    log::warn!("{:?}: cannot be locked now: {error}", self.name);
-                    return Taken::Busy;
+                    log::debug!("{:?}: cannot be locked now: {error}", self.name);
+                    return Taken::Failed(error.raw_os_error());
                 }
             };
             let locked = || rustix::fs::flock(&file, operation(exclusive, false));
@@ -220,7 +224,7 @@ impl Outside for LockFile {
                 }
                 Ok(()) => {}
                 Err(Errno::WOULDBLOCK) => return Taken::Busy,
-                Err(error) if is_passing(error) => return Taken::Busy,
+                Err(error) if is_passing(error) => return Taken::Failed(error.raw_os_error()),
                 // NFS locks exclusively only what is open for writing.
                 Err(Errno::BADF) if self.access == OFlags::RDONLY => self.access = OFlags::RDWR,
                 Err(error) => {

@@ -115,7 +115,16 @@ pub fn has_ended(tid: u32) -> bool {
     let state = status
         .as_deref()
         .and_then(|status| status_field(status, "State"));
-    state.is_none_or(|state| state.starts_with(['Z', 'X']))
+    match state {
+        Some(state) => state.starts_with(['Z', 'X']),
+        None => is_gone(tid),
+    }
+}
+
+/// Whether there is no thread `tid`, rather than no descriptor to look at it with.
+fn is_gone(tid: u32) -> bool {
+    let known = fs::metadata(format!("/proc/{tid}"));
+    known.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
 }
 
 /// What there is to see of the system call that a thread is in.
@@ -201,11 +210,12 @@ fn newest_birth() -> Option<u64> {
     }
     let found = birth_number(tid, true).map(|birth| (tid, birth));
     *last = found.or_else(|| {
-        let made = std::thread::spawn(|| {
+        // None where the number of threads is limited, and reached: unknown then.
+        let made = std::thread::Builder::new().spawn(|| {
             let tid = rustix::thread::gettid().as_raw_nonzero().get() as u32;
             birth_number(tid, true).map(|birth| (tid, birth))
         });
-        made.join().ok()?
+        made.ok()?.join().ok()?
     });
     last.map(|(_, birth)| birth)
 }
@@ -279,7 +289,7 @@ impl Processes for ProcFs {
 
     fn signalled(&self, tid: u32) -> bool {
         let Some(status) = read_short(&format!("/proc/{tid}/status")) else {
-            return true; // The thread is gone: nobody waits any more.
+            return is_gone(tid); // Then nobody waits any more.
         };
         let mask = |name| {
             status_field(&status, name)

@@ -1,5 +1,5 @@
 //! What has to be looked at from time to time: promises that nobody keeps, waiters that got a
-//! signal, drafts that have become old, superseded versions, salvage.
+//! signal, opens that met a lease, drafts that have become old, superseded versions, salvage.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -120,7 +120,8 @@ fn run(fs: &Weak<Fs>, shared: &Shared) {
         if waiting {
             fs.locks.look_after_waiters(&fs.engine.processes);
         }
-        pause = match fs.send_late_replies() || waiting {
+        let leased = fs.retry_leased();
+        pause = match fs.send_late_replies() || waiting || leased {
             true => WHILE_WAITING,
             false => OTHERWISE,
         };

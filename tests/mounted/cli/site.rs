@@ -164,13 +164,18 @@ impl Site {
             .then(|| String::from_utf8(output.stdout).unwrap())
     }
 
-    /// The processes that serve mounts of this site: those whose arguments name it.
+    /// The processes that serve mounts of this site: those whose arguments name it, but for their guards.
     pub fn daemons(&self) -> Vec<u32> {
+        let is_guard = |pid: &u32| {
+            let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+            name.is_ok_and(|name| name.trim() == "polystore-guard")
+        };
         let within = |pid: &u32| {
-            fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
-                let root = self.root.as_os_str().as_encoded_bytes();
-                line.windows(root.len()).any(|part| part == root)
-            })
+            !is_guard(pid)
+                && fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| {
+                    let root = self.root.as_os_str().as_encoded_bytes();
+                    line.windows(root.len()).any(|part| part == root)
+                })
         };
         fs::read_dir("/proc")
             .unwrap()

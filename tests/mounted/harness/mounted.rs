@@ -273,6 +273,9 @@ impl Mounted {
         if let Some(daemon) = &self.daemon {
             let pid = rustix::process::Pid::from_child(daemon);
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            // One that waits for itself in the kernel does not end before its connection does.
+            let aborts = rustix::mount::UnmountFlags::FORCE;
+            let _ = rustix::mount::unmount(&self.safe, aborts); // As an ordinary user: EPERM.
         }
     }
 

@@ -119,6 +119,16 @@ pub enum Taken {
     Busy,
     /// There is nothing to lock: this table alone holds the turn.
     Absent,
+    /// Nobody can tell, for want of something that may come back (descriptors, memory, the disk): the
+    /// system's error number. Others may hold it.
+    Failed(i32),
+}
+
+impl Taken {
+    /// Whether it is to be tried again.
+    fn is_pending(self) -> bool {
+        matches!(self, Taken::Busy | Taken::Failed(_))
+    }
 }
 
 /// Why a wait ended without a lock.
@@ -133,6 +143,8 @@ pub enum Refused {
     Deadlock,
     /// Its time is over.
     TimedOut,
+    /// The lock outside could not be tried, again and again: the system's error number.
+    Failed(i32),
     /// This user has too many who wait already, or too many locks on one file.
     TooMany,
     /// Too much is open already, for this user.

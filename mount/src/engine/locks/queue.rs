@@ -1,14 +1,17 @@
 //! Who holds a table, who waits, and who is next.
 
 use std::collections::VecDeque;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::rounds::Thread;
-use super::{Answer, Class, Kind, Outside, Request, Taken};
+use super::{Answer, Class, Kind, Outside, Refused, Request, Taken};
 use crate::shares::Share;
 
 /// How many locks one user may hold on one file, ranges of one owner included: each request looks at all.
 const MOST_HELD: usize = 4096;
+
+/// How long the lock outside is tried again and again where the attempt itself fails.
+const FAILS_AT_MOST: Duration = Duration::from_millis(1500);
 
 pub(super) struct Waiting {
     pub(super) request: Request,
@@ -50,6 +53,8 @@ pub(super) struct Fair {
     /// Whether [`Outside::wait`] has been asked and has not called yet.
     pub(super) waits: bool,
     pub(super) number: u64,
+    /// Since when attempts to take the lock outside fail, and how.
+    pub(super) failing: Option<(Instant, i32)>,
 }
 
 #[derive(Default)]
@@ -98,7 +103,14 @@ impl Fair {
         }
         let exclusive = request.kind == Kind::Exclusive;
         let taken = self.outside.lock(exclusive, &request.terms);
-        if taken != Taken::Busy {
+        self.failing = match taken {
+            Taken::Failed(errno) => {
+                let since = self.failing.map_or_else(Instant::now, |(since, _)| since);
+                Some((since, errno))
+            }
+            _ => None,
+        };
+        if !taken.is_pending() {
             self.number = self.outside.next_number(self.number);
         }
         taken
@@ -209,7 +221,7 @@ impl State {
         }
         self.apply(*request);
         let fair = self.fair.as_mut().filter(|_| !passes);
-        if fair.is_some_and(|fair| fair.admit(request) == Taken::Busy) {
+        if fair.is_some_and(|fair| fair.admit(request).is_pending()) {
             Step::BusyOutside
         } else {
             Step::Granted
@@ -259,7 +271,7 @@ impl State {
                 WayIn::Free => {
                     self.apply(waiting.request);
                     match self.fair.as_mut().map(|fair| fair.admit(&waiting.request)) {
-                        Some(Taken::Busy) => self.keep(waiting, true),
+                        Some(taken) if taken.is_pending() => self.keep(waiting, true),
                         _ => granted.push(waiting.answer),
                     }
                 }
@@ -294,7 +306,7 @@ impl State {
             let Some(fair) = &mut self.fair else {
                 break;
             };
-            if fair.admit(&waiting.request) == Taken::Busy {
+            if fair.admit(&waiting.request).is_pending() {
                 fair.pending.push_front(waiting);
                 break;
             }
@@ -337,6 +349,29 @@ impl State {
             user: waiting.request.uid,
             tid: waiting.request.tid,
         })
+    }
+
+    /// What one is told who has it here, not outside, and does not wait.
+    pub(super) fn why_busy_outside(&self) -> Refused {
+        let failing = self.fair.as_ref().and_then(|fair| fair.failing);
+        failing.map_or(Refused::WouldBlock, |(_, errno)| Refused::Failed(errno))
+    }
+
+    /// Takes out those who have it here and wait for it outside, where that has failed for too long.
+    pub(super) fn take_failed(&mut self) -> Option<(Vec<Answer>, Refused)> {
+        let (since, errno) = self.fair.as_ref()?.failing?;
+        if since.elapsed() < FAILS_AT_MOST {
+            return None;
+        }
+        let pending: Vec<_> = self.pending().collect();
+        let failed = self.take_waiting(|waiting| {
+            let is_it = |pending: &Request| pending.is_of(&waiting.request);
+            pending.iter().any(is_it)
+        });
+        if let Some(fair) = &mut self.fair {
+            fair.failing = None; // Who asks next has a time of his own.
+        }
+        Some((failed, Refused::Failed(errno)))
     }
 
     /// Whether somebody has it here, and waits for it outside without anybody who would tell.

@@ -141,6 +141,7 @@ impl Locks {
             pending: VecDeque::new(),
             waits: false,
             number: 0,
+            failing: None,
         });
         drop(state);
         table
@@ -180,11 +181,13 @@ impl Locks {
         let kept = match (step, wait, place) {
             (Step::Granted, _, _) => Some((answer, Ok(()))),
             (_, _, None) => {
+                let mut why = Refused::WouldBlock;
                 if step == Step::BusyOutside {
                     state.drop_own(&request);
+                    why = state.why_busy_outside();
                 }
                 let why = match wait {
-                    Wait::No => Refused::WouldBlock,
+                    Wait::No => why,
                     Wait::Forever | Wait::Until(_) => Refused::TooMany,
                 };
                 Some((answer, Err(why)))
@@ -217,7 +220,9 @@ impl Locks {
 
     /// Lets go of a table; if somebody in it has to wait for the lock outside, that begins.
     fn go_on(self: &Arc<Self>, table: &Arc<Table>, mut state: MutexGuard<'_, State>) {
-        let Some(fair) = state.fair.as_mut().filter(|fair| !fair.waits) else {
+        // What fails is tried from time to time.
+        let may_wait = |fair: &&mut Fair| !fair.waits && fair.failing.is_none();
+        let Some(fair) = state.fair.as_mut().filter(may_wait) else {
             return;
         };
         let Some(first) = fair.pending.front() else {
@@ -408,6 +413,18 @@ impl Locks {
         self.answer_all(granted, Ok(()));
     }
 
+    /// Ends the waits for a lock outside that could not be tried for too long.
+    fn refuse_failed(self: &Arc<Self>, table: &Arc<Table>) {
+        let mut state = unpoisoned(&table.state);
+        let Some((failed, why)) = state.take_failed() else {
+            return;
+        };
+        let granted = state.grant();
+        self.go_on(table, state);
+        self.answer_all(failed, Err(why));
+        self.answer_all(granted, Ok(()));
+    }
+
     fn refuse(
         self: &Arc<Self>,
         table: &Arc<Table>,
@@ -494,6 +511,7 @@ impl Locks {
             } else {
                 drop(state);
             }
+            self.refuse_failed(&table);
             if unpoisoned(&table.state).anyone_waits() {
                 unpoisoned(&self.crowded).push(Arc::downgrade(&table));
             }

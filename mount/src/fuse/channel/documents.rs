@@ -171,6 +171,7 @@ fn refused(target: &Target, why: Refused) -> ControlError {
             "the same thread has the turn already",
         ),
         Refused::TimedOut => (Code::TimedOut, "the turn did not come in time"),
+        Refused::Failed(number) => (Code::System(number), "its lock file cannot be locked"),
         Refused::TooMany => (Code::Busy, "too many of this user wait already"),
         Refused::NoDescriptors => (
             Code::System(libc::EMFILE),

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::super::attr;
 use super::super::fs::{Fs, REMEMBERED};
 use super::super::turns::Turn;
 use super::resolve::Target;
@@ -192,7 +193,13 @@ impl Fs {
         };
         match change {
             Shown::Replaced(Some(old)) => self.notices.invalidate_attributes(old),
-            Shown::InPlace(Some(node)) => self.notices.invalidate(node),
+            Shown::InPlace(Some(node)) => {
+                if let Ok(stat) = attr::of_name(&*target.place.dir, name) {
+                    self.tree.nodes().content_changed(node, None, &stat);
+                }
+                self.notices.invalidate_attributes(node);
+                self.notices.invalidate(node); // For mappings; nobody waits for that.
+            }
             _ => {}
         }
         let (fs, until) = (self.clone(), Instant::now() + wait);
