@@ -171,6 +171,8 @@ class Worker:
         _call("fallocate", self.fd(slot), mode, ctypes.c_long(offset), ctypes.c_long(length))
 
     def do_copy(self, source, slot, length, offset_in, offset_out):
+        for fd in (self.fd(source), self.fd(slot)):
+            self.must_be_aligned(fd, length, offset_in | offset_out)
         return os.copy_file_range(self.fd(source), self.fd(slot), length, offset_in, offset_out)
 
     def do_store(self, slot, text):
@@ -353,7 +355,7 @@ class Process:
                 for other in Process.living:
                     other.line.close()
                 serve(theirs, user, directory, slots)
-            except ConnectionResetError:  # the driver has no use for the answer
+            except (ConnectionResetError, BrokenPipeError):  # the driver has no use for the answer
                 pass
             except BaseException:
                 traceback.print_exc()

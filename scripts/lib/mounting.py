@@ -61,6 +61,10 @@ def bind(source, target):
     _checked(libc.mount(os.fsencode(source), os.fsencode(target), None, MS_BIND, None), f"mount --bind {target}")
 
 
+def unbind(target):
+    libc.umount2(os.fsencode(target), 2)
+
+
 class Mount:
     """`polystore mount` of DATA at MOUNT, in a fresh directory, with a plain directory beside them."""
 

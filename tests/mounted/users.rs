@@ -368,3 +368,31 @@ def scenario():
 "#,
     );
 }
+
+/// O_NOFOLLOW is about the name, not about the way on which the file is then opened.
+#[test]
+fn files_of_others_are_opened_with_nofollow() {
+    same_for_all_users(
+        r#"
+def scenario():
+    out = []
+    make_dir("d", 0o777)
+    make_dir("acl", 0o777)
+    subprocess.run(["setfacl", "-d", "-m", f"u:{B}:rw", "acl"], check=True)
+    for directory in ("d", "acl"):
+        for name in ("f", "x.log", "t.lock", "c.json"):
+            path = f"{directory}/{name}"
+            for flags in (os.O_RDONLY, os.O_WRONLY, os.O_RDWR | os.O_CREAT, os.O_RDWR | os.O_TRUNC, os.O_WRONLY | os.O_APPEND):
+                as_user(A, lambda: write(path, "content"))
+                if directory == "d":
+                    os.chmod(path, 0o666)
+                def opened():
+                    fd = os.open(path, flags | os.O_NOFOLLOW, 0o644)
+                    result = os.fstat(fd).st_size, os.fstat(fd).st_uid
+                    os.close(fd)
+                    return result
+                out.append((path, flags, as_user(B, opened)))
+    return out
+"#,
+    );
+}

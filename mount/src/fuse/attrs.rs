@@ -263,7 +263,8 @@ impl Fs {
                 }
                 let shown = self.tree.nodes().of_edit(&edit) == Some(node);
                 // As with an open for writing: from here on nobody finds the old version under the name.
-                if !kept && !shown && caller.tid != 0 && !self.second_looks.asked_before(caller.tid) {
+                if !kept && !shown && caller.tid != 0 && !self.second_looks.asked_before(caller.tid)
+                {
                     self.second_looks.asked(caller.tid);
                     return Err(self.redirect(caller, promised));
                 }

@@ -131,10 +131,7 @@ impl Fs {
         };
         let stat = match content {
             Some(content) => content_stat(&content)?,
-            None => match self
-                .tree
-                .stat(node)
-            {
+            None => match self.tree.stat(node) {
                 // fstat(2) comes without its handle: of one that was opened around the cache of a file
                 // which is gone.
                 Err(error) if is_overtaken(&error) => self.stat_of_handles(node).ok_or(error)?,

@@ -18,7 +18,7 @@ use rustix::io::Errno;
 use super::attr;
 use super::errno::stale;
 use super::fs::Fs;
-use super::opening::access;
+use super::opening::{access, passed_on};
 use super::proc::ProcFs;
 use super::tree::{Dir, gone_is_stale, path_of};
 use crate::engine::credentials::{Credentials, as_user};
@@ -129,7 +129,8 @@ impl Fs {
     /// Those of opening it as him; ESTALE where it is not a regular file.
     pub fn reopen(&self, who: &Credentials, file: &File, flags: OFlags) -> io::Result<File> {
         // What leads to an open file is a link.
-        let how = flags.difference(OFlags::TRUNC | TO_RUN) | CAREFUL.difference(OFlags::NOFOLLOW);
+        let how = passed_on(flags).difference(OFlags::TRUNC | TO_RUN)
+            | CAREFUL.difference(OFlags::NOFOLLOW);
         let open = |how| rustix::fs::open(path_of(file.as_fd()), how, Mode::empty());
         self.opened(who, flags, how, open)
     }
