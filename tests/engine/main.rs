@@ -20,6 +20,7 @@ mod kill;
 mod model;
 mod naming;
 mod rewrite;
+mod rights;
 mod session;
 mod turns;
 
