@@ -409,3 +409,33 @@ b.kill()
 "#,
     );
 }
+
+/// A file with several names is opened by the one that was asked for: with the rights of that directory, and the
+/// turn of that name only.
+#[test]
+fn a_file_is_opened_by_the_name_that_was_asked_for() {
+    in_mount(
+        r#"
+make_dir("d", 0o777)
+make_dir("closed", 0o700)
+os.chdir("d")
+make("y.log", b"content", 0o666, A, A)
+os.link("y.log", "t.lock"); os.link("y.log", "../closed/other")
+time.sleep(1.1)
+a, b = user(A), user(B)
+a("f = open('t.lock', 'r+')")
+for look in ("os.stat('t.lock').st_size", None):
+    b("os.stat('y.log').st_size")
+    if look:
+        a(look)
+    else:
+        os.stat("../closed/other"); list(os.scandir("../closed"))
+    b.ask("g = os.open('y.log', os.O_WRONLY | os.O_CREAT, 0o664)")
+    assert not b.waits(2), "another name's turn is waited for"
+    b.answer()
+    equal(answer(b, "os.write(g, b'C')"), 1)
+    equal(answer(b, "os.close(g); os.close(os.open('y.log', os.O_WRONLY | os.O_APPEND))"), None)
+a.kill(); b.kill()
+"#,
+    );
+}

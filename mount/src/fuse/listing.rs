@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags, RawDir, SeekFrom};
 use super::attr;
 use super::errno::stale;
 use super::filesystem::GENERATION;
-use super::fs::{Fs, NOT_REMEMBERED, REMEMBERED};
+use super::fs::Fs;
 use super::handles::{Handle, NewHandle, Target};
 use super::made_locks::is_made_lock;
 use super::nodes::ROOT;
@@ -192,12 +192,11 @@ impl Fs {
             };
             let volatile = self.is_volatile(&slot);
             let entry = self.entry(caller, handle.node, &item.name, &stat, volatile);
-            let ttl = if volatile { NOT_REMEMBERED } else { REMEMBERED };
             let full = reply.add(
                 entry.attr.ino,
                 item.next,
                 &item.name,
-                &ttl,
+                &entry.entry_ttl,
                 &entry.attr,
                 GENERATION,
             );

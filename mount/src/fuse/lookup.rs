@@ -78,6 +78,9 @@ impl Fs {
             }
             told
         };
+        // OPEN does not tell by which of a file's names: the last one that was looked up is taken for it, and with
+        // it the directory's rights and the turn. So each name is looked up every time.
+        let volatile = volatile || (attr::kind(stat) == Kind::File && stat.stx_nlink > 1);
         let ttl = if volatile { NOT_REMEMBERED } else { REMEMBERED };
         if !volatile {
             self.channel.told.tell(parent, name);
