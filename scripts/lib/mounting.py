@@ -11,6 +11,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 CLONE_NEWNS = 0x20000
+MNT_DETACH = 2
 MS_REC, MS_PRIVATE, MS_BIND = 0x4000, 0x40000, 0x1000
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -55,6 +56,15 @@ def private_mounts():
     """From here on, what this process and its children mount is nobody else's."""
     _checked(libc.unshare(CLONE_NEWNS), "unshare")
     _checked(libc.mount(b"none", b"/", None, MS_REC | MS_PRIVATE, None), "mount --make-rprivate /")
+    let_go_of_others()
+
+
+def let_go_of_others():
+    """A copy of somebody's mount in this namespace would keep it alive after he has unmounted it."""
+    with open("/proc/self/mountinfo", "rb") as mounts:
+        lines = [line.split() for line in mounts if b" - fuse" in line]
+    for line in lines:
+        libc.umount2(line[4].decode("unicode_escape").encode("latin-1"), MNT_DETACH)
 
 
 def bind(source, target):

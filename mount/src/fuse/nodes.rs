@@ -52,6 +52,8 @@ pub struct Node {
     pub name: OsString,
     /// Whether that name was taken from it.
     pub unlinked: bool,
+    /// Whether the name stands for another file, of which the kernel has not heard: it may still find this one.
+    pub misnamed: bool,
     /// The draft that it is, while there is one.
     pub draft: Weak<Draft<SystemDisk>>,
     /// The edit that it is, while there is one.
@@ -219,6 +221,7 @@ impl Nodes {
                 parent,
                 name: name.to_owned(),
                 unlinked: false,
+                misnamed: false,
                 draft: Weak::new(),
                 edit: Weak::new(),
                 pin: None,
@@ -234,6 +237,7 @@ impl Nodes {
             node.name = name.to_owned();
         }
         node.unlinked = false;
+        node.misnamed = false;
         node.lookups += 1;
         number
     }
@@ -257,6 +261,7 @@ impl Nodes {
                 parent,
                 name: name.to_owned(),
                 unlinked: false,
+                misnamed: false,
                 draft: Weak::new(),
                 edit: Arc::downgrade(edit),
                 pin: None,

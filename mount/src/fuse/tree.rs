@@ -234,6 +234,9 @@ impl Tree {
         if let Some(pin) = self.pin(node) {
             return attr::of_file(&*pin);
         }
+        if self.nodes().get(node).is_some_and(|node| node.misnamed) {
+            return Err(stale()); // Whoever asks by the name is to find what it means.
+        }
         let place = self.last_place_of(node)?;
         let named = attr::of_name(&*place.dir, place.name());
         if let Ok(stat) = &named

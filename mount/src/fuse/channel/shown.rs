@@ -192,7 +192,12 @@ impl Fs {
             false => Duration::ZERO,
         };
         match change {
-            Shown::Replaced(Some(old)) => self.notices.invalidate_attributes(old),
+            Shown::Replaced(Some(old)) => {
+                if let Some(node) = self.tree.nodes().get_mut(old) {
+                    node.misnamed = true;
+                }
+                self.notices.invalidate_attributes(old);
+            }
             Shown::InPlace(Some(node)) => {
                 if let Ok(stat) = attr::of_name(&*target.place.dir, name) {
                     self.tree.nodes().content_changed(node, None, &stat);
