@@ -15,7 +15,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::attr;
-use super::errno::stale;
+use super::errno::{looks_again, stale};
 use super::fs::{Fs, NOT_REMEMBERED};
 use super::handles::Target;
 use super::leases::{Tried, is_leased};
@@ -201,7 +201,11 @@ impl Fs {
         let claim = self.tree.nodes().slot(node).map(Claim::change);
         let then: Then = Box::new(then);
         self.queue(claim.unwrap_or_default(), move |fs| {
-            match fs.plan_len(caller, node, len) {
+            let planned = fs.plan_len(caller, node, len);
+            if !planned.as_ref().is_err_and(looks_again) {
+                fs.second_looks.seen(caller.tid);
+            }
+            match planned {
                 Ok(None) => then(fs, Ok(None)),
                 Ok(Some(edit)) => fs.settling(edit, move |fs, edit| {
                     let cut = fs.edit_len(caller, edit, len);
