@@ -5,18 +5,7 @@ use crate::harness::{Plain, Setup, Who, run};
 use crate::users::{USERS, same_for_all_users};
 
 const SWAPS: &str = r#"
-def user(uid, groups=()):
-    """A process of that user that does what it is told, in the directory where the scenario is."""
-    peer = Peer()
-    peer(f"os.umask(0); os.setgroups({list(groups)}); os.setresgid({uid}, {uid}, {uid}); os.setresuid({uid}, {uid}, {uid})")
-    return peer
-
-def answer(peer, code):
-    """What came of it, or the name of its errno."""
-    try:
-        return peer(code)
-    except OSError as error:
-        return errno.errorcode[error.errno]
+from people import answer, user
 
 def behind():
     """The directory where the scenario is, behind the mount."""

@@ -5,12 +5,9 @@ use crate::harness::{Plain, Setup, Who, run};
 
 /// What the scripts share. They run as root, and say who does what.
 const USERS: &str = r#"
-A, B, GROUP = 61001, 61002, 61100
+from people import become, make, make_dir
 
-def become(uid, gid=None, groups=()):
-    os.setgroups(list(groups))
-    os.setresgid(*[gid or uid] * 3)
-    os.setresuid(*[uid] * 3)
+A, B, GROUP = 61001, 61002, 61100
 
 def as_user(uid, function, **how):
     """Does it in a process of that user; what it returns."""
@@ -21,16 +18,6 @@ def as_user(uid, function, **how):
     answer = worker.hear()
     worker.done()
     return eval(answer)
-
-def make(path, content, mode, uid):
-    write(path, content)
-    os.chown(path, uid, uid)
-    os.chmod(path, mode)
-
-def make_dir(path, mode, uid=0):
-    os.mkdir(path)
-    os.chown(path, uid, uid)
-    os.chmod(path, mode)
 
 def update(path, **more):
     return {"op": "update", "path": path, "merge": {"x": 1}, **more}

@@ -16,6 +16,7 @@ use super::setup::{Setup, Who, open_fuse_to_users, we_are_root};
 const MODULES: &[(&str, &str)] = &[
     ("common.py", include_str!("../py/common.py")),
     ("owned.py", include_str!("../py/owned.py")),
+    ("people.py", include_str!("../py/people.py")),
     ("versions.py", include_str!("../py/versions.py")),
     ("tree.py", include_str!("../py/tree.py")),
 ];
