@@ -62,7 +62,8 @@ def private_mounts():
 def let_go_of_others():
     """A copy of somebody's mount in this namespace would keep it alive after he has unmounted it."""
     with open("/proc/self/mountinfo", "rb") as mounts:
-        lines = [line.split() for line in mounts if b" - fuse" in line]
+        # Not fusectl, through which connections are aborted.
+        lines = [line.split() for line in mounts if b" - fuse " in line or b" - fuse." in line]
     for line in lines:
         libc.umount2(line[4].decode("unicode_escape").encode("latin-1"), MNT_DETACH)
 

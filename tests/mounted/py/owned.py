@@ -16,7 +16,7 @@ class Owned:
         call("mount", None, b"/", None, MS_REC | MS_PRIVATE, None)
         # The mounts of other tests must be able to end.
         for line in read("/proc/self/mountinfo").decode().splitlines():
-            if " - fuse" in line:
+            if " - fuse " in line or " - fuse." in line:
                 libc.umount2(line.split()[4].encode().decode("unicode_escape").encode(), MNT_DETACH)
         write(f"{TMP}/fuse.conf", "user_allow_other\n")
         call("mount", f"{TMP}/fuse.conf".encode(), b"/etc/fuse.conf", None, MS_BIND, None)
