@@ -426,7 +426,7 @@ impl Fs {
     /// One of them may not open it.
     fn open_for_all(&self, handle: &Handle, place: &Place<SystemDisk>) -> io::Result<File> {
         let read = OFlags::RDONLY;
-        let file = self.open_at(&handle.user, &place.dir, place.name(), read)?;
+        let (file, _) = self.open_at(&handle.user, &place.dir, place.name(), read)?;
         for other in self.handles.of_node(handle.node) {
             if matches!(&other.target, Target::Version { counted: None, .. }) {
                 self.judge(&other.user, &file, read)?;

@@ -291,11 +291,10 @@ impl Fs {
         if let Some(promised) = self.promises.take(caller.tid, &place.slot) {
             self.promise_broken(&promised);
         }
-        let file = match self.open_as(caller, place, flags) {
-            Ok(file) => file,
+        let (file, stat) = match self.open_as(caller, place, flags) {
+            Ok(opened) => opened,
             Err(error) => return Some(Err(error)),
         };
-        let stat = attr::of_file(&file).ok()?;
         // The draft that is not wanted any more may still be there.
         let wanted = Access {
             alone: true,
@@ -326,8 +325,8 @@ impl Fs {
         let who = self.credentials(caller);
         // Its maker may write what he has made, whatever its mode.
         let own = promised || draft.state().is_unclaimed() && draft.who == who;
-        if !own && let Err(error) = self.judge(&who, &draft.file, flags) {
-            return Err(error);
+        if !own {
+            self.judge(&who, &draft.file, flags)?;
         }
         let writer = self.engine.attach(draft, caller, promised);
         if access(flags).truncate

@@ -112,8 +112,7 @@ impl Fs {
             }
             None => {}
         }
-        let file = self.open_as(caller, place, flags)?;
-        let stat = attr::of_file(&file)?;
+        let (file, stat) = self.open_as(caller, place, flags)?;
         let plan = if wanted.read_only && !wanted.truncate {
             Plan::InPlace
         } else {
@@ -173,7 +172,7 @@ impl Fs {
     }
 
     /// Opens the published file at `place` as `caller` and as `flags` say: the kernel was not asked whether he
-    /// may. It is neither made nor cut.
+    /// may. It is neither made nor cut. What is known of it is told, too.
     ///
     /// # Errors
     /// Those of opening it; ESTALE where it is not a file.
@@ -182,13 +181,9 @@ impl Fs {
         caller: Caller,
         place: &Place<SystemDisk>,
         flags: OFlags,
-    ) -> io::Result<File> {
+    ) -> io::Result<(File, Statx)> {
         let who = self.credentials(caller);
-        let mut how = passed_on(flags);
-        if access(flags).read_only && access(flags).truncate {
-            how |= OFlags::RDWR;
-        }
-        self.open_at(&who, &place.dir, place.name(), how)
+        self.open_at(&who, &place.dir, place.name(), passed_on(flags))
     }
 
     /// Whether `caller` may open the file at `place` with CREATE, for which the kernel checks nothing.
@@ -213,9 +208,9 @@ impl Fs {
         if u32::from(dir.stx_mode) & libc::S_ISVTX != 0 && stat.stx_uid != caller.uid {
             return Err(stale());
         }
-        let opened = self.open_as(caller, place, flags)?;
+        let (_, opened) = self.open_as(caller, place, flags)?;
         // What is planned now is planned for the file that `stat` tells of.
-        match attr::id(&attr::of_file(&opened)?) == attr::id(stat) {
+        match attr::id(&opened) == attr::id(stat) {
             true => Ok(()),
             false => Err(stale()),
         }

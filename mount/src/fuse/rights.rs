@@ -97,7 +97,7 @@ impl Fs {
         self.engine.processes.credentials(caller)
     }
 
-    /// Opens the regular file `name` in `dir` as `who`. It is neither made nor cut.
+    /// Opens the regular file `name` in `dir` as `who`, and tells what is known of it. It is neither made nor cut.
     ///
     /// # Errors
     /// Those of opening it as him; ESTALE where it is not a regular file.
@@ -107,7 +107,7 @@ impl Fs {
         dir: &Dir,
         name: &OsStr,
         flags: OFlags,
-    ) -> io::Result<File> {
+    ) -> io::Result<(File, Statx)> {
         let how = flags.difference(OFlags::TRUNC | TO_RUN) | CAREFUL;
         let open = |how| rustix::fs::openat(dir, name, how, Mode::empty());
         match self.opened(who, flags, how, open) {
@@ -132,7 +132,7 @@ impl Fs {
         let how = passed_on(flags).difference(OFlags::TRUNC | TO_RUN)
             | CAREFUL.difference(OFlags::NOFOLLOW);
         let open = |how| rustix::fs::open(path_of(file.as_fd()), how, Mode::empty());
-        self.opened(who, flags, how, open)
+        self.opened(who, flags, how, open).map(|(file, _)| file)
     }
 
     fn opened(
@@ -141,7 +141,7 @@ impl Fs {
         flags: OFlags,
         how: OFlags,
         open: impl Fn(OFlags) -> Result<OwnedFd, Errno>,
-    ) -> io::Result<File> {
+    ) -> io::Result<(File, Statx)> {
         // O_RDONLY|O_TRUNC asks for the right to write, and only what is open for writing can be cut.
         let how = match flags.contains(OFlags::TRUNC) && access(flags).read_only {
             true => how.difference(OFlags::RWMODE) | OFlags::RDWR,
@@ -174,7 +174,7 @@ impl Fs {
                 return Err(io::ErrorKind::PermissionDenied.into());
             }
         }
-        Ok(File::from(fd))
+        Ok((File::from(fd), stat))
     }
 
     /// Whether nobody has to judge what `who` may do but the kernel, which has: he is whom this process is, or
@@ -189,8 +189,8 @@ impl Fs {
     /// ESTALE where another version has taken its name; else those of opening it as him.
     pub fn open_version(&self, who: &Credentials, node: u64, flags: OFlags) -> io::Result<File> {
         let place = self.tree.place_of(node)?;
-        let file = match self.open_at(who, &place.dir, place.name(), flags) {
-            Ok(file) => file,
+        let (file, stat) = match self.open_at(who, &place.dir, place.name(), flags) {
+            Ok(opened) => opened,
             // Of another file than was asked for nothing is told.
             Err(error) => match attr::of_name(&*place.dir, place.name()) {
                 Ok(stat) if !self.tree.nodes().is(node, &stat) => return Err(stale()),
@@ -198,7 +198,7 @@ impl Fs {
             },
         };
         // Cutting comes after it is certain which file this is.
-        if !self.tree.nodes().is(node, &attr::of_file(&file)?) {
+        if !self.tree.nodes().is(node, &stat) {
             return Err(stale());
         }
         self.cut_if_asked(who, &file, flags)?;
